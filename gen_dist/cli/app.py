@@ -1,0 +1,163 @@
+"""gen-dist: one verb for each step of the flow. What a verb needs is imported when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from gen_dist import __version__
+
+app = typer.Typer(
+    name="gen-dist",
+    add_completion=False,
+    rich_markup_mode=None,  # rich costs as much as everything else that help imports
+    pretty_exceptions_enable=False,
+)
+
+JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file, such as jobs/quickstart.toml.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.total_images=1000. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, errors included.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gen-dist {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Distributed training of generative image models: one TOML file is one run."""
+
+
+@app.command()
+def check(job: JobFile, overrides: Overrides = [], as_json: Json = False) -> None:  # noqa: B006
+    """Check a job and print what follows from it.
+
+    Prints every key with its value, defaults included, then the derived numbers. Starts nothing.
+    """
+    from gen_dist.job.load import load_job
+    from gen_dist.job.report import report, text
+
+    spec = load_job(job, overrides)
+    print_report(report(spec, file=job)) if as_json else print(text(spec, file=job))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Show the [model] keys of this one.")] = "",
+) -> None:
+    """List the recipes, or the [model] keys of one."""
+    from gen_dist.job.document import recipe_document
+    from gen_dist.job.errors import JobError
+    from gen_dist.job.problem import choose
+    from gen_dist.job.settings import recipe_names
+
+    known = recipe_names()
+    if name and name not in known:
+        raise JobError([f"gen-dist recipes {name}: unknown recipe; {choose(name, known)}"])
+    print(recipe_document(name) if name else "\n".join(known))
+
+
+@app.command()
+def train(job: JobFile, overrides: Overrides = [], as_json: Json = False) -> None:  # noqa: B006
+    """Train a job to its end; the same command again resumes it.
+
+    Ctrl-C saves a checkpoint and ends. The model is logged and registered when the job is done.
+    """
+    from gen_dist.cli.program import typed
+    from gen_dist.cli.train import run
+    from gen_dist.job.load import load_job
+
+    again = typed("gen-dist", ["train", job, *(word for override in overrides for word in ("--set", override))])
+    facts = run(load_job(job, overrides), command=again, as_json=as_json)
+    if as_json:
+        print_report(facts)
+    if facts["signal"]:
+        raise typer.Exit(128 + facts["signal"])  # as a shell does: a scheduler must not take it for done
+
+
+@app.command()
+def sample(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Run folder, checkpoint folder, or models:/name@latest.")
+    ],
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One image for each.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same image.")] = 0,
+    out: Annotated[str, typer.Option("-o", "--out", help="PNG to write; several prompts make a grid.")] = "sample.png",
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Images for each prompt.")] = 1,
+    tracking_uri: Annotated[str, typer.Option(help="MLflow address for models:/ names.")] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; by default what is there.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Draw images from a trained model."""
+    from gen_dist.cli.sample import run
+
+    facts = run(model, prompts * count, seed=seed, out=out, tracking_uri=tracking_uri, device=device, as_json=as_json)
+    if as_json:
+        print_report(facts)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Run folder, checkpoint folder, or models:/name@latest.")
+    ],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Training captions to draw.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same score.")] = 0,
+    tracking_uri: Annotated[str, typer.Option(help="MLflow address for models:/ names.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Measure how often a drawing's nearest real image has the caption's category."""
+    from gen_dist.cli.evaluate import run
+
+    facts = run(model, count=count, seed=seed, tracking_uri=tracking_uri, as_json=as_json)
+    if as_json:
+        print_report(facts)
+
+
+def print_report(facts: Any) -> None:
+    """What a verb with --json has to say."""
+    print(json.dumps(facts, indent=2))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; 0, or 2 for what the person can mend: told in one line each, or as {"error": [...]}."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in typed if word != "--debug"] or ["--help"]  # --debug is accepted behind the verb too
+    try:
+        return app(words, prog_name="gen-dist", standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        print("ended at once; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return 130
+    except typer.TyperException as error:
+        lines, exit_code = _usage(error), error.exit_code
+    except Exception as error:
+        from gen_dist.job.errors import GenDistError
+
+        if "--debug" in typed or not isinstance(error, GenDistError):
+            raise
+        lines, exit_code = error.lines, 2
+    if "--json" in typed:
+        print_report({"error": lines})
+    else:
+        print("\n".join(lines), file=sys.stderr)
+    return exit_code
+
+
+def _usage(error: typer.TyperException) -> list[str]:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "gen-dist"
+    return [f"{path}: {error.format_message().rstrip('.')}; see {path} --help"]

@@ -1,0 +1,100 @@
+"""What a person sees of a run: a live bar on a terminal, a line every few seconds elsewhere, warnings once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gen_dist.train.report import Event
+
+LINES_A_RUN = 16  # where there is no terminal: a run fits a screen however long it is
+
+
+class View:
+    """Shows events. Use as a context: the bar lives inside it."""
+
+    def __init__(self, console: Console, *, total_images: int) -> None:
+        self._console = console
+        self._total = total_images
+        self._bar = Progress(
+            TextColumn("{task.fields[phase]}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=total_images, start=False, phase="starting", speed="", loss="")
+        self._line_images = 0
+
+    def __enter__(self) -> View:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event; kinds without a word to say are passed over."""
+        say = getattr(self, f"_on_{event['kind']}", None)
+        if say is not None:
+            say(event)
+
+    def note(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _on_data(self, event: Event) -> None:
+        heldout = f", {event['num_heldout']:,} held out" if event["num_heldout"] else ""
+        self.note(f"data       {event['num_train']:,} images{heldout}, digest {event['digest'][:12]}")
+
+    def _on_start(self, event: Event) -> None:
+        sizes = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in event["parameters"].items())
+        self.note(f"workers    {event['workers']}; parameters: {sizes}")
+        if event["resumed_from"]:
+            self.note(f"resumed    at {event['images']:,} images from {event['resumed_from']}")
+        self._bar.start_task(self._task)
+        self._bar.update(self._task, completed=event["images"], phase="training")
+
+    def _on_progress(self, event: Event) -> None:
+        self._bar.update(self._task, completed=event["images"])
+
+    def _on_metrics(self, event: Event) -> None:
+        metrics: Mapping[str, float] = event["metrics"]
+        losses = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
+        if not losses:
+            return
+        phase = next(iter(losses)).split("/")[0]
+        loss = "  ".join(f"{name.split('/', 1)[-1]} {value:.4g}" for name, value in losses.items())
+        speed = f"{metrics['speed/images_per_s']:,.0f} images/s"
+        self._bar.update(self._task, completed=event["images"], phase=phase, speed=speed, loss=loss)
+        if not self._console.is_terminal and event["images"] >= self._line_images:
+            self._line_images = event["images"] + self._total // LINES_A_RUN
+            self.note(f"{event['images']:>10,}/{self._total:,} images  {speed}  {phase}: {loss}")
+
+    def _on_stopping(self, event: Event) -> None:
+        self.note(f"{event['signal']}: saving a checkpoint, then ending; once more ends at once")
+
+    def _on_publishing(self, event: Event) -> None:
+        self._bar.update(self._task, phase="registering the model", speed="", loss="")
+
+    def _on_warning(self, event: Event) -> None:
+        self.note(f"warning    {event['text']}")
+
+
+def seconds(value: float) -> str:
+    """A time as a person says it."""
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def summary(console: Console, facts: Mapping[str, Any]) -> None:
+    """Name and value in two columns, values whole even where a line is longer than the terminal."""
+    for name, value in facts.items():
+        console.print(f"{name:<10} {value}", highlight=False, soft_wrap=True, markup=False)

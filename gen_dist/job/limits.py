@@ -1,0 +1,116 @@
+"""What a well-typed job must still satisfy: batches that divide, ZeRO stages its recipe allows, lengths that fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from gen_dist.job.arithmetic import splits, world_sizes, zero_stage
+from gen_dist.job.problem import Problem, choose
+from gen_dist.job.spec import JobSpec
+
+MOST_NAMES = 8
+LARGEST_ADVISED_BATCH_IMAGES = 1 << 16
+BATCH_KEYS = ("train.micro_batch_images", "cluster.num_workers")
+
+
+def limit_problems(job: JobSpec, zero_max: Mapping[str, int] | None) -> list[Problem]:
+    """Everything that cannot be, for every allowed number of workers; `zero_max` None: the groups are unknown."""
+    stages = _stage_problems(job, zero_max) if zero_max is not None else []
+    return [*_batch_problems(job), *_length_problems(job), *stages]
+
+
+def working_batches(job: JobSpec) -> list[int]:
+    """The global batches next below and above the job's that every allowed number of workers can split."""
+    unit = math.lcm(*world_sizes(job)) * job.train.micro_batch_images
+    below = job.train.global_batch_images // unit * unit
+    return [batch for batch in (below, below + unit) if 0 < batch <= max(LARGEST_ADVISED_BATCH_IMAGES, unit)]
+
+
+def working_micro_batch(job: JobSpec) -> int | None:
+    """The largest micro-batch, up to the job's, that splits its global batch for every allowed number of workers."""
+    share, rest = divmod(job.train.global_batch_images, math.lcm(*world_sizes(job)))
+    if rest:
+        return None
+    return max((size for size in range(1, job.train.micro_batch_images + 1) if share % size == 0), default=None)
+
+
+def _batch_problems(job: JobSpec) -> list[Problem]:
+    sizes = world_sizes(job)
+    failing = [size for size in sizes if not splits(job, size)]
+    if not failing:
+        return []
+    batch, micro = job.train.global_batch_images, job.train.micro_batch_images
+    if len(sizes) == 1:
+        workers = f"{sizes[0]} worker{'s' if sizes[0] > 1 else ''}"
+        what = f"not a multiple of {sizes[0] * micro} ({workers} x {micro} images of train.micro_batch_images)"
+        remedy = f"use {' or '.join(map(str, working_batches(job)))}, or change train.micro_batch_images"
+    else:
+        what = (
+            f"not a multiple of workers x {micro} images of train.micro_batch_images for {_listed(failing)} of"
+            f" cluster.num_workers=[{sizes[0]}, {sizes[-1]}]"
+        )
+        remedy = _range_remedy(job, [size for size in sizes if splits(job, size)])
+    return [Problem("train.global_batch_images", what, remedy, batch, BATCH_KEYS)]
+
+
+def _range_remedy(job: JobSpec, working: Sequence[int]) -> str:
+    ways = []
+    if math.lcm(*world_sizes(job)) * job.train.micro_batch_images <= LARGEST_ADVISED_BATCH_IMAGES:
+        ways.append(f"use {' or '.join(map(str, working_batches(job)))}")
+    micro = working_micro_batch(job)
+    if micro:
+        ways.append(f"write train.micro_batch_images = {micro}")
+    if working:
+        ways.append(f"let cluster.num_workers be {_listed(working, 'one of ')}")
+    smallest, micro = world_sizes(job)[0], job.train.micro_batch_images
+    batch = max(1, job.train.global_batch_images // (smallest * micro)) * smallest * micro
+    return ", or ".join(ways) or f"write cluster.num_workers = {smallest} and train.global_batch_images = {batch}"
+
+
+def _listed(sizes: Sequence[int], several: str = "") -> str:
+    if len(sizes) == 1:
+        return str(sizes[0])
+    more = f" and {len(sizes) - MOST_NAMES} more" if len(sizes) > MOST_NAMES else ""
+    return several + ", ".join(map(str, sizes[:MOST_NAMES])) + more
+
+
+def _length_problems(job: JobSpec) -> list[Problem]:
+    train, found = job.train, []
+    if train.warmup_images > train.total_images:
+        remedy = f"write at most {train.total_images}, such as {train.total_images // 10}"
+        what = f"the run ends earlier, after train.total_images={train.total_images}"
+        found.append(Problem("train.warmup_images", what, remedy, train.warmup_images, ("train.total_images",)))
+    if train.total_images < train.global_batch_images:
+        what = f"less than one step of train.global_batch_images={train.global_batch_images}"
+        remedy = f"write at least {train.global_batch_images}"
+        concerns = ("train.global_batch_images",)
+        found.append(Problem("train.total_images", what, remedy, train.total_images, concerns))
+    return found
+
+
+def _stage_problems(job: JobSpec, zero_max: Mapping[str, int]) -> list[Problem]:
+    own = job.train.zero_stages
+    unknown = [
+        Problem(f"train.zero_stages.{name}", f"recipe '{job.recipe}' has no such group", choose(name, zero_max), stage)
+        for name, stage in own.items()
+        if name not in zero_max
+    ]
+    return unknown + [
+        _too_high(job, group, highest) for group, highest in zero_max.items() if zero_stage(job, group) > highest
+    ]
+
+
+def _too_high(job: JobSpec, group: str, highest: int) -> Problem:
+    stage = zero_stage(job, group)
+    reason = (
+        "a phase of it differentiates twice, which weights split by ZeRO 3 do not survive"
+        if highest == 2
+        else f"the recipe '{job.recipe}' says so"
+    )
+    what = f"above {highest}, the highest of group '{group}' ({reason})"
+    own = f"train.zero_stages.{group}"
+    if group in job.train.zero_stages:
+        return Problem(own, what, f"write {highest}", stage, ("recipe",))
+    remedy = f"write {own} = {highest}, or train.zero_stage = {highest}"
+    return Problem("train.zero_stage", what, remedy, stage, ("recipe", own))

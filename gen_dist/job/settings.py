@@ -1,0 +1,99 @@
+"""The Settings class of a recipe, read from the recipe's source: its module imports torch, and checking must not.
+
+Of a recipe file only `class Settings`, the module-level names it uses, and the imports it may use are executed.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from gen_dist.job.errors import JobError
+from gen_dist.job.spec import Spec
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CATALOG = PACKAGE / "recipes" / "catalog.py"
+MAY_IMPORT = ("__future__", "typing", "collections.abc", "math", "pydantic", "gen_dist.job.spec")
+
+
+def recipe_names(catalog: Path = CATALOG) -> dict[str, str]:
+    """Recipe name -> `module:Class`, as `RECIPES` of the catalog has it."""
+    for node in ast.parse(catalog.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and "RECIPES" in _names_defined(node):
+            return ast.literal_eval(node.value)
+    raise JobError([f"{catalog}: RECIPES: missing; write the table of recipe names and their modules"])
+
+
+def settings_of(recipe: str, catalog: Path = CATALOG) -> type[Spec]:
+    """The Settings class of a recipe of the catalog."""
+    module = recipe_names(catalog)[recipe].partition(":")[0]
+    root = catalog.resolve().parents[module.count(".")]
+    return read_settings(root.joinpath(*module.split(".")).with_suffix(".py"))
+
+
+def zero_max(settings: type[Spec]) -> dict[str, int]:
+    """Group of the recipe -> highest ZeRO stage that it allows."""
+    return dict(getattr(settings, "zero_max", {}))
+
+
+def read_settings(source: Path) -> type[Spec]:
+    """`class Settings` of one recipe file, without importing the file."""
+    if not source.is_file():
+        raise JobError([f"{source}: missing; the catalog names this recipe, write its file or remove its line"])
+    text = source.read_text(encoding="utf-8")
+    tree = ast.parse(text, filename=str(source))
+    module = ModuleType(f"{__name__}.{source.stem}")
+    # A name of its own lets pydantic find the source again, for the docstrings, even where the recipe is imported too.
+    module.__file__ = f"<settings of {source}>"
+    linecache.cache[module.__file__] = (len(text), None, text.splitlines(keepends=True), module.__file__)
+    sys.modules[module.__name__] = module
+    picked = ast.Module(_needed(tree, source), type_ignores=[])
+    exec(compile(picked, module.__file__, "exec"), module.__dict__)  # noqa: S102 (source of this package)
+    return module.Settings
+
+
+def _needed(tree: ast.Module, source: Path) -> list[ast.stmt]:
+    """Settings and, transitively, every module-level statement that defines a name it uses, in the file's order."""
+    defined: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        defined |= dict.fromkeys(_names_defined(node), node)
+    if "Settings" not in defined:
+        raise JobError([f"{source}: Settings: missing; write `class Settings(Spec)` with the recipe's settings"])
+    wanted, needed = ["Settings"], {id(node): node for node in tree.body if _is_future(node)}
+    while wanted:
+        used = defined.get(wanted.pop())
+        if used is None or id(used) in needed:
+            continue
+        _may_use(used, source)
+        needed[id(used)] = used
+        wanted += [part.id for part in ast.walk(used) if isinstance(part, ast.Name)]
+    return [node for node in tree.body if id(node) in needed]
+
+
+def _names_defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.partition(".")[0] for alias in node.names]
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _is_future(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+
+
+def _may_use(node: ast.stmt, source: Path) -> None:
+    if isinstance(node, ast.ImportFrom):
+        modules = [node.module or "."]
+    else:
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    for module in modules:
+        if module not in MAY_IMPORT:
+            allowed = ", ".join(MAY_IMPORT[1:])
+            raise JobError(
+                [f"{source}:{node.lineno}: {module}: Settings may not use it; checking a job imports only {allowed}"]
+            )

@@ -1,0 +1,219 @@
+"""JobSpec: every key that a job file may hold, its type, its default and what it means.
+
+A job is one TOML file. jobs/README.md is written from the docstrings below by `python -m gen_dist.job.document`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainValidator,
+    PositiveFloat,
+    PositiveInt,
+)
+
+LARGEST_CLUSTER_WORKERS = 65_536
+
+
+class Spec(BaseModel):
+    """Settings of one component: frozen, no unknown keys, documented by the string under each attribute."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", text):
+        slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "my-run"
+        raise ValueError(f"expected lower-case letters, digits and single dashes; write '{slug}'")
+    return text
+
+
+def _url(text: str) -> str:
+    scheme, found, rest = text.partition("://")
+    if not text.strip():
+        raise ValueError("empty; write embedded://emoji, a folder, or s3://bucket/prefix")
+    if found and (scheme not in ("s3", "embedded") or not rest.strip("/")):
+        raise ValueError("not an address of data; write embedded://emoji, a folder, or s3://bucket/prefix")
+    return text
+
+
+def _pattern(text: str) -> str:
+    if text.startswith("/") or ".." in text.split("/"):
+        raise ValueError("expected a pattern of names below data.url; write such as '*.tar' or 'train/*.tar'")
+    return text
+
+
+def _extensions(text: str) -> str:
+    if not re.fullmatch(r"\w[\w.]*( \w[\w.]*)*", text):
+        raise ValueError("expected file endings without a dot, separated by single blanks; write such as 'png jpg'")
+    return text
+
+
+def _member(text: str) -> str:
+    if not re.fullmatch(r"\w[\w.]*(:\w+)?", text):
+        raise ValueError("expected a file ending such as 'txt', or 'json:key' for one value of a JSON member")
+    return text
+
+
+def _prompts(prompts: list[str]) -> list[str]:
+    for position, prompt in enumerate(prompts, start=1):
+        if not prompt.strip():
+            raise ValueError(f"prompt {position} of {len(prompts)} is empty; write a caption there or remove it")
+    return prompts
+
+
+def _num_workers(value: Any) -> int | list[int]:
+    counts = value if isinstance(value, list | tuple) else [value]
+    whole = all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
+    if not whole or len(counts) not in (1, 2) or (len(counts) == 1 and counts is value):
+        raise ValueError("expected a count or [min, max]; write such as 2 or [2, 8]")
+    if not 1 <= counts[0] <= counts[-1] <= LARGEST_CLUSTER_WORKERS:
+        raise ValueError(
+            f"expected 1 <= min <= max <= {LARGEST_CLUSTER_WORKERS}; write such as {max(1, min(counts))} or [2, 8]"
+        )
+    return value if isinstance(value, int) else list(value)
+
+
+def _folder(text: str) -> str:
+    return os.path.abspath(text) if text else text
+
+
+Folder = Annotated[str, AfterValidator(_folder)]
+"""A folder of this machine, written relative to the current one and kept absolute: workers start elsewhere."""
+ZeroStage = Annotated[int, Field(ge=0, le=3)]
+Extensions = Annotated[str, AfterValidator(_extensions)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Member = Annotated[str, AfterValidator(_member)]
+
+
+class S3Spec(Spec):
+    """How to reach an object store that speaks S3. Keys come from the environment, never from a job file."""
+
+    endpoint_url: str = ""
+    """Address of the store, such as `https://storage.example.org`. Empty: the region's AWS endpoint."""
+    region: str = ""
+    """Region of the bucket. Empty: what the environment says."""
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    """Bucket in the path or in the host name. Many stores outside AWS want `path`."""
+
+
+class DataSpec(Spec):
+    """What to learn from: tar shards in the WebDataset layout (one sample = the members that share a name)."""
+
+    url: Annotated[str, AfterValidator(_url)] = Field(examples=["embedded://emoji"])
+    """Where the shards are: `embedded://emoji`, a folder (relative to the current one), or `s3://bucket/prefix`."""
+    train: Pattern = "*.tar"
+    """Pattern of the shard names below `url` to train on; `*` stops at `/`."""
+    heldout: Pattern = ""
+    """Pattern of the shard names to measure on; never trained on. Empty: none."""
+    image: Extensions = "png jpg jpeg webp"
+    """Endings of the member that holds the image; the first one that a sample has is taken."""
+    caption: Member = "txt"
+    """Ending of the member that holds the caption; `json:key` takes one value of a JSON member."""
+    label: Member = "json:label"
+    """Ending of the member that holds the class, a whole number; `json:key` takes one value of a JSON member."""
+    cache_bytes: NonNegativeInt = 256 * 2**20
+    """Memory of each worker for decoded images, in bytes. 0: decode every image each time."""
+    s3: S3Spec = S3Spec()
+    """Only for `s3://` addresses."""
+
+
+class TrainSpec(Spec):
+    """How to learn. The one clock is images seen: it keeps its meaning when the number of workers changes."""
+
+    total_images: PositiveInt = Field(examples=[100_000])
+    """Images to learn from before the run ends; rounded up to whole steps."""
+    global_batch_images: PositiveInt = 64
+    """Images of one step, over all workers. A multiple of workers x `micro_batch_images`, for every allowed number
+    of workers; the rest is made up by accumulating gradients."""
+    micro_batch_images: PositiveInt = 32
+    """Images that one worker holds at a time. Lower it when memory runs out; accumulation makes up for it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of forward and backward; weights of the optimizer are fp32 either way."""
+    zero_stage: ZeroStage = 1
+    """DeepSpeed ZeRO stage, what is split over the workers: 0 nothing, 1 optimizer states, 2 also gradients, 3 also
+    weights. One fp32 worker has nobody to split with and runs at 0."""
+    zero_stages: dict[str, ZeroStage] = {}
+    """Stage of single groups of the recipe, such as `discriminator = 2`; the others have `zero_stage`."""
+    zero3_persistence_elements: NonNegativeInt = 100_000
+    """At ZeRO stage 3, parameters of fewer elements stay whole on every worker: less traffic for a little memory."""
+    clip_norm: NonNegativeFloat = 1.0
+    """Longest gradient (L2 norm over a group); longer ones are scaled down to it. 0: never."""
+    warmup_images: NonNegativeInt = 0
+    """Images over which the learning rate rises from 0. 0: none."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: stays, or falls to 0 at `total_images` along a half cosine."""
+    ema_half_life_images: NonNegativeInt = 10_000
+    """Images after which a weight counts half in the moving average that samples are drawn from. 0: no average."""
+    log_every_images: PositiveInt = 1_000
+    """Images between two lines of losses in the log and the tracker."""
+    sample_every_images: NonNegativeInt = 20_000
+    """Images between two sample grids; the end of the run draws one too. 0: none."""
+    checkpoint_every_images: NonNegativeInt = 20_000
+    """Images between two checkpoints; the end of the run writes one too. 0: only at the end."""
+    prompts: Annotated[list[str], AfterValidator(_prompts)] = []
+    """Captions of the sample grid, for recipes that read captions."""
+
+
+class ClusterSpec(Spec):
+    """How many workers, and what each of them gets."""
+
+    num_workers: Annotated[int | list[int], PlainValidator(_num_workers)] = 1
+    """Worker processes: a count, or `[min, max]` for a run that shrinks and grows with its cluster."""
+    use_gpu: bool = False
+    """One GPU for each worker."""
+    threads_per_worker: PositiveInt = 1
+    """CPU threads that torch uses in each worker."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPUs that Ray sets aside for each worker."""
+    address: str = ""
+    """Address of a Ray cluster, such as `auto` or `ray://host:10001`. Empty: a local one for the time of the run."""
+
+
+class RunSpec(Spec):
+    """Where a run writes and how often it is picked up again."""
+
+    folder: str = "runs"
+    """Folder of all runs (relative to the current one); this run writes to `folder/name`."""
+    keep_checkpoints: PositiveInt = 2
+    """Newest checkpoints to keep."""
+    max_failures: NonNegativeInt = 3
+    """Failures of workers after which the run gives up; before that it goes on from its newest checkpoint."""
+
+
+class TrackingSpec(Spec):
+    """Where MLflow records the run and registers the model."""
+
+    uri: str = ""
+    """MLflow tracking address. Empty: `sqlite:///` and `mlflow.db` in `run.folder`, no server needed."""
+    experiment: str = "gen-dist"
+    """MLflow experiment of the run."""
+    registered_model: str = ""
+    """Name under which the trained model is registered. Empty: the job's `name`."""
+
+
+class JobSpec(Spec):
+    """One run: what to train, on what, how long, on how many workers, and where the result goes."""
+
+    name: Annotated[str, AfterValidator(_name)] = Field(examples=["my-run"])
+    """Name of the run and of its folder: lower-case letters, digits, dashes. The same name resumes the run."""
+    recipe: str = Field(examples=["latent_diffusion"])
+    """What to train: a name of `gen_dist/recipes/catalog.py`."""
+    seed: NonNegativeInt = 0
+    """Start of every random number of the run."""
+    data: DataSpec
+    model: dict[str, Any] = {}
+    """Settings of the recipe: `gen-dist recipes NAME` lists them."""
+    train: TrainSpec
+    cluster: ClusterSpec = ClusterSpec()
+    run: RunSpec = RunSpec()
+    tracking: TrackingSpec = TrackingSpec()

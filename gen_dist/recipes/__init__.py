@@ -1,0 +1,1 @@
+"""One file = one way to train: networks, losses and sampling in plain torch, nothing else."""

@@ -1,0 +1,144 @@
+"""The contract between a recipe and the trainer: fields, groups, phases, and all that a loss may see.
+
+A recipe owns networks, losses and sampling. The trainer owns the loop, accumulation, ZeRO, clipping, precision,
+averages and checkpoints. A *group* is a set of networks that one optimizer updates; a *phase* is one optimizer step of
+one group (StyleGAN's Dmain, Dreg, Gmain). See README.md in this folder for a recipe written from scratch.
+
+Shapes: B samples of one micro-batch, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gen_dist.job.errors import GenDistError
+from gen_dist.recipes.randomness import Draw
+
+Batch = Mapping[str, Any]
+"""Name of a field -> images (B, 3, H, W) float32 in [-1, 1], captions list[str], or labels (B,) int64."""
+
+Losses = dict[str, Tensor]
+"""Named scalars. The trainer descends their sum; every name becomes a metric."""
+
+
+class PromptError(GenDistError):
+    """A prompt that the recipe cannot draw."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One thing a recipe reads of every sample; checked against the shards before training starts."""
+
+    kind: Literal["image", "caption", "label"]
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where a run stands. Images are the only clock of a run; steps are for what happens every so many steps."""
+
+    images: int
+    """Images learned from before this step."""
+    step: int
+    """Optimizer rounds finished before this step."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Networks that one optimizer updates: one engine, one part of a checkpoint."""
+
+    nets: tuple[str, ...]
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    average: bool = True
+    """Whether samples are drawn from a moving average; False where another network learns from the live weights."""
+    span_images: tuple[int, int | None] = (0, None)
+    """Images seen at the group's first and after its last step (None: the end of the run); the rates follow it."""
+
+
+@dataclass
+class Ctx:
+    """All that a loss or a sampler sees: no engine, no rank, no optimizer."""
+
+    nets: Mapping[str, Callable[..., Any]]
+    """Trained networks by name. They take and give float32 whatever the precision of the run."""
+    frozen: Mapping[str, Callable[..., Any]]
+    clock: Clock
+    draw: Draw
+    device: torch.device
+    mean: Callable[[Tensor], Tensor] = lambda value: value.detach()
+    """Mean over all workers, without a gradient; identity on one worker."""
+    scratch: dict[str, Any] = field(default_factory=dict)
+    """Lives for one micro-batch of one step: a phase may leave something for a later phase."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer step of one group. All others are frozen while it runs."""
+
+    name: str
+    group: str
+    loss: Callable[[Ctx, Batch], Losses]
+    step: bool = True
+    """False accumulates gradients into the group's next phase."""
+    fresh: bool = False
+    """True draws a new global batch for this phase and those after it (several critic steps a round)."""
+
+
+class Recipe(ABC):
+    """One way to train. Subclasses are plain torch and know nothing of engines, ranks or files."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    @property
+    @abstractmethod
+    def batch(self) -> Mapping[str, Field]:
+        """What must be read of every sample."""
+
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """Fresh trained networks by name, initialised from torch's global generator, which the trainer seeds."""
+
+    def frozen(self) -> dict[str, nn.Module]:
+        """Networks that are used and never trained (a pretrained text encoder)."""
+        return {}
+
+    @abstractmethod
+    def groups(self) -> dict[str, Group]:
+        """Which optimizer updates which networks."""
+
+    @abstractmethod
+    def phases(self, clock: Clock) -> Sequence[Phase]:
+        """The phases of this step, in order: a pure function of the clock, or ranks would wait for each other."""
+
+    def conditions(self, prompts: Sequence[str]) -> dict[str, Any]:
+        """What `sample` is conditioned on, for prompts as a person writes them.
+
+        Raises: GenDistError on an unknown one.
+        """
+        return {"caption": list(prompts)}
+
+    @abstractmethod
+    def sample(self, ctx: Ctx, conditions: Batch, count: int) -> Tensor:
+        """Images (count, 3, H, W) in [-1, 1]; equal for an equal `ctx.draw`."""
+
+    def evaluate(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
+        """Scalars measured on a held-out micro-batch; the trainer averages and logs them."""
+        return {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State that no network holds (latent statistics, augmentation probability)."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        return None

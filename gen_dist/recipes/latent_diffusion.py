@@ -1,0 +1,294 @@
+"""Latent diffusion: an autoencoder, then a text-conditioned denoiser that learns to draw in its latents.
+
+Rombach et al. 2022, "High-resolution image synthesis with latent diffusion models", with rectified flow (Liu et al.
+2022; Esser et al. 2024) in place of DDPM's noise schedule, and classifier-free guidance (Ho and Salimans 2022).
+Networks are diffusers' parts.
+
+Shapes: B images, H x W pixels, P pixels of a patch side, c latent channels, h x w latents, L tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.autoencoders.vae import Decoder, Encoder
+from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from gen_dist.job.spec import Folder, Spec
+from gen_dist.nets.text import HashedWords, PretrainedTextEncoder, PretrainedTokens, SmallTextEncoder
+from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, Recipe
+
+TIME_SHIFT = 1.5  # of the sampling times towards the noise (Esser et al. 2024, eq. 23)
+
+
+def _widths(step: int) -> AfterValidator:
+    """Widths of resolutions: at least one, and multiples of what the normalisation groups."""
+
+    def check(widths: tuple[int, ...]) -> tuple[int, ...]:
+        wrong = [width for width in widths if width % step]
+        if wrong or not widths:
+            right = [max(step, round(width / step) * step) for width in widths] or [step]
+            raise ValueError(f"expected one width or more, each a multiple of {step}; write {right}")
+        return widths
+
+    return AfterValidator(check)
+
+
+class Settings(Spec):
+    """Settings of latent diffusion; the defaults suit 64 px images on CPUs."""
+
+    zero_max: ClassVar[dict[str, int]] = {"autoencoder": 3, "denoiser": 3}
+
+    image_px: PositiveInt = 64
+    """Height and width of the images, in pixels."""
+    autoencoder_images: PositiveInt = 20_000
+    """Images after which the autoencoder is done and the denoiser begins. Rounded up to whole steps."""
+    patch_px: PositiveInt = 4
+    """Side of the pixel blocks that the autoencoder takes in as channels: most of its speed."""
+    autoencoder_channels: Annotated[tuple[PositiveInt, ...], _widths(8)] = (48, 96)
+    """Width of each resolution of the autoencoder; each but the last halves the side. Multiples of 8."""
+    latent_channels: PositiveInt = 4
+    """Channels of the latents that the denoiser draws in."""
+    kl_weight: NonNegativeFloat = 1e-4
+    """Pull of the latents towards a normal distribution, against the pixel error."""
+    autoencoder_learning_rate: PositiveFloat = 1e-3
+    """Adam's rate for the autoencoder."""
+    denoiser_channels: Annotated[tuple[PositiveInt, ...], _widths(32)] = (96, 192)
+    """Width of each resolution of the denoiser. Multiples of 32, from 64: a channel normalised alone forgets time."""
+    denoiser_layers: PositiveInt = 1
+    """Residual blocks at each resolution of the denoiser."""
+    denoiser_learning_rate: PositiveFloat = 5e-4
+    """Adam's rate for the denoiser and the small text encoder."""
+    text_encoder: Folder = ""
+    """Folder of a frozen pretrained CLIP or T5 text model (transformers). Empty: a small one is trained in the run."""
+    text_width: PositiveInt = 128
+    """Width of a token's vector in the small text encoder. A multiple of 4."""
+    text_layers: NonNegativeInt = 1
+    """Transformer layers of the small text encoder."""
+    text_tokens: PositiveInt = 16
+    """Words of a caption that the small text encoder reads."""
+    text_buckets: PositiveInt = 16_384
+    """Rows of the small text encoder's hashed word table."""
+    caption_dropout: NonNegativeFloat = 0.1
+    """Share of captions replaced by the empty one, which guidance needs."""
+    guidance_scale: NonNegativeFloat = 3.0
+    """How far samples are pushed towards the caption: 1 not at all, more is closer to the words and less varied."""
+    sample_steps: PositiveInt = 24
+    """Euler steps from noise to image."""
+
+    @model_validator(mode="after")
+    def _sides_divide(self) -> Settings:
+        """Every resolution halves the side, so the side must halve that often."""
+        block_px = self.patch_px * 2 ** (len(self.autoencoder_channels) + len(self.denoiser_channels) - 2)
+        if self.image_px % block_px:
+            fitting = max(1, round(self.image_px / block_px)) * block_px
+            raise ValueError(
+                f"image_px={self.image_px} is not a multiple of {block_px} (patch_px, doubled for each further width of"
+                f" autoencoder_channels and denoiser_channels); write image_px = {fitting}, or fewer widths"
+            )
+        if self.text_width % 4:
+            raise ValueError(
+                f"text_width={self.text_width} is not a multiple of 4, its attention heads; write"
+                f" {self.text_width // 4 * 4 + 4}"
+            )
+        return self
+
+
+class LatentDiffusion(Recipe):
+    """Phases: `autoencoder` until `autoencoder_images`, `denoiser` after."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._side = settings.image_px // settings.patch_px // 2 ** (len(settings.autoencoder_channels) - 1)
+        folder = Path(settings.text_encoder) if settings.text_encoder else None
+        self._pretrained = None if folder is None else PretrainedTextEncoder(folder)
+        self._tokens: HashedWords | PretrainedTokens = (
+            HashedWords(num_buckets=settings.text_buckets, length=settings.text_tokens)
+            if folder is None
+            else PretrainedTokens(folder)
+        )
+        # statistics of the latents over training images: first and second moment by channel
+        self._latent_mean = torch.zeros(settings.latent_channels)
+        self._latent_square = torch.ones(settings.latent_channels)
+        self._unfolded: list[Tensor] = []  # (2, c) moments of each micro-batch of one step
+        self._unfolded_step = 0
+
+    @property
+    def batch(self) -> Mapping[str, Field]:
+        """Images and their captions."""
+        side = self.settings.image_px
+        return {"image": Field("image", (3, side, side)), "caption": Field("caption")}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """encoder, decoder, denoiser, and text unless that is pretrained."""
+        s = self.settings
+        pixels = 3 * s.patch_px**2
+        depth = len(s.autoencoder_channels)
+        common = {
+            "block_out_channels": s.autoencoder_channels,
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "mid_block_add_attention": False,
+        }
+        levels = len(s.denoiser_channels)
+        nets: dict[str, nn.Module] = {
+            "encoder": Encoder(pixels, s.latent_channels, ("DownEncoderBlock2D",) * depth, **common),
+            "decoder": Decoder(s.latent_channels, pixels, ("UpDecoderBlock2D",) * depth, **common),
+            "denoiser": UNet2DConditionModel(
+                sample_size=self._side,
+                in_channels=s.latent_channels,
+                out_channels=s.latent_channels,
+                block_out_channels=s.denoiser_channels,
+                layers_per_block=s.denoiser_layers,
+                # attention costs most where there are most positions: only below the first level
+                down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
+                up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
+                cross_attention_dim=s.text_width if self._pretrained is None else self._pretrained.width,
+                attention_head_dim=4,
+            ),
+        }
+        if self._pretrained is None:
+            nets["text"] = SmallTextEncoder(
+                num_buckets=s.text_buckets, length=s.text_tokens, width=s.text_width, depth=s.text_layers
+            )
+        return nets
+
+    def frozen(self) -> dict[str, nn.Module]:
+        """The pretrained text encoder, where there is one."""
+        return {} if self._pretrained is None else {"text": self._pretrained}
+
+    def groups(self) -> dict[str, Group]:
+        """The denoiser learns the latents of the live autoencoder, so that one keeps no average."""
+        s = self.settings
+        text = ("text",) if self._pretrained is None else ()
+        return {
+            "autoencoder": Group(
+                ("encoder", "decoder"),
+                s.autoencoder_learning_rate,
+                average=False,
+                span_images=(0, s.autoencoder_images),
+            ),
+            "denoiser": Group(
+                ("denoiser", *text),
+                s.denoiser_learning_rate,
+                betas=(0.9, 0.99),
+                span_images=(s.autoencoder_images, None),
+            ),
+        }
+
+    def phases(self, clock: Clock) -> Sequence[Phase]:
+        """One phase at a time."""
+        if clock.images < self.settings.autoencoder_images:
+            return (Phase("autoencoder", "autoencoder", self._autoencoder_loss),)
+        return (Phase("denoiser", "denoiser", self._denoiser_loss),)
+
+    def _encode(self, ctx: Ctx, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the latents, each (B, c, h, w)."""
+        moments = ctx.nets["encoder"](F.pixel_unshuffle(image_BCHW, self.settings.patch_px))
+        mean, logvar = moments.chunk(2, dim=1)
+        return mean, logvar.clamp(-30.0, 20.0)
+
+    def _autoencoder_loss(self, ctx: Ctx, batch: Batch) -> Losses:
+        """Pixel error + beta KL(q || N(0, 1)) per latent (Kingma and Welling 2014, appendix B).
+
+        Squared plus half the absolute error: squared alone settles colours first (0.7 dB ahead of L1 after 6,400
+        images), and the absolute part keeps edges from fading once the error is small.
+        """
+        image = batch["image"]
+        mean, logvar = self._encode(ctx, image)
+        latent = mean + torch.exp(0.5 * logvar) * ctx.draw.normal(*mean.shape[1:])
+        drawn = F.pixel_shuffle(ctx.nets["decoder"](latent), self.settings.patch_px)
+        kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
+        self._watch(ctx, latent)
+        error = drawn - image
+        return {"pixels": error.square().mean() + 0.5 * error.abs().mean(), "kl": self.settings.kl_weight * kl}
+
+    def _watch(self, ctx: Ctx, latent: Tensor) -> None:
+        """Running moments of the latents by channel, equal on all workers: the denoiser needs them at unit scale.
+
+        They move once a step, by the whole batch, so that they are the same at every number of workers.
+        """
+        if ctx.clock.step != self._unfolded_step:
+            self._fold()
+            self._unfolded_step = ctx.clock.step
+        self._unfolded.append(ctx.mean(torch.stack([latent.mean((0, 2, 3)), latent.square().mean((0, 2, 3))])))
+
+    def _fold(self) -> None:
+        """Take the moments of a finished step in."""
+        if self._unfolded:
+            mean_c, square_c = torch.stack(self._unfolded).mean(0).cpu()
+            self._latent_mean = torch.lerp(self._latent_mean, mean_c, 0.02)
+            self._latent_square = torch.lerp(self._latent_square, square_c, 0.02)
+            self._unfolded = []
+
+    def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, each (c, 1, 1)."""
+        self._fold()
+        std_c = (self._latent_square - self._latent_mean.square()).clamp(min=1e-8).sqrt()
+        return self._latent_mean[:, None, None].to(device), std_c[:, None, None].to(device)
+
+    def _text(self, ctx: Ctx, captions: Sequence[str]) -> Tensor:
+        """(B, L, D) vectors of the captions."""
+        text = ctx.nets["text"] if self._pretrained is None else ctx.frozen["text"]
+        return text(self._tokens(captions).to(ctx.device))
+
+    def _denoiser_loss(self, ctx: Ctx, batch: Batch) -> Losses:
+        """Rectified flow: x_t = (1 - t) x + t eps, the network gives the velocity eps - x (Esser et al. 2024, eq. 13).
+
+        t is the sigmoid of a normal number: most learning where it is hardest (their section 3.1, logit-normal).
+        """
+        with torch.no_grad():
+            mean, logvar = self._encode(ctx, batch["image"])
+            latent = mean + torch.exp(0.5 * logvar) * ctx.draw.normal(*mean.shape[1:])
+        centre, scale = self._scale(ctx.device)
+        x = (latent - centre) / scale
+        eps = ctx.draw.normal(*x.shape[1:])
+        t_B = torch.sigmoid(ctx.draw.normal())
+        t = t_B[:, None, None, None]
+        dropped = (ctx.draw.uniform() < self.settings.caption_dropout).tolist()
+        captions = ["" if drop else caption for drop, caption in zip(dropped, batch["caption"], strict=True)]
+        velocity = self._velocity(ctx, (1.0 - t) * x + t * eps, t_B, self._text(ctx, captions))
+        return {"velocity": (velocity - (eps - x)).square().mean()}
+
+    def _velocity(self, ctx: Ctx, x_t: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
+        return ctx.nets["denoiser"](x_t, t_B * 1000.0, text_BLD, return_dict=False)[0]
+
+    @torch.no_grad()
+    def sample(self, ctx: Ctx, conditions: Batch, count: int) -> Tensor:
+        """Euler steps from t = 1 to 0 with v = v_none + g (v_caption - v_none) (Ho and Salimans 2022, eq. 6)."""
+        s = self.settings
+        x = ctx.draw.normal(s.latent_channels, self._side, self._side)
+        text = self._text(ctx, [*conditions["caption"], *([""] * count)])
+        # time runs slower near the noise, where the layout is decided
+        times = torch.linspace(1.0, 0.0, s.sample_steps + 1)
+        times = TIME_SHIFT * times / (1.0 + (TIME_SHIFT - 1.0) * times)
+        for now, then in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+            t_B = torch.full((2 * count,), now, device=ctx.device)
+            wanted, free = self._velocity(ctx, torch.cat([x, x]), t_B, text).chunk(2)
+            x = x + (then - now) * (free + s.guidance_scale * (wanted - free))
+        centre, scale = self._scale(ctx.device)
+        return F.pixel_shuffle(ctx.nets["decoder"](x * scale + centre), s.patch_px).clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def evaluate(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
+        """Reconstruction of held-out images: L1 and PSNR in decibels, for pixels in [-1, 1]."""
+        mean, _ = self._encode(ctx, batch["image"])
+        drawn = F.pixel_shuffle(ctx.nets["decoder"](mean), self.settings.patch_px).clamp(-1.0, 1.0)
+        error = (drawn - batch["image"]).square().mean()
+        return {"pixels": (drawn - batch["image"]).abs().mean(), "psnr_db": 10.0 * torch.log10(4.0 / error)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Moments of the latents."""
+        self._fold()
+        return {"latent_mean": self._latent_mean, "latent_square": self._latent_square}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises: KeyError where the state is another recipe's."""
+        self._latent_mean, self._latent_square = state["latent_mean"], state["latent_square"]
+        self._unfolded = []

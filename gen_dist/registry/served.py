@@ -1,0 +1,52 @@
+"""What MLflow runs when a registered model is loaded: a table of prompts in, a table of PNG images out.
+
+MLflow keeps a copy of this file in the model and runs that, beside a copy of the few modules that drawing needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow.models
+import pandas as pd
+from mlflow.pyfunc import PythonModel
+
+PROMPT = "prompt"
+
+
+class Drawer(PythonModel):
+    """Draws on the GPU where there is one."""
+
+    def load_context(self, context: Any) -> None:
+        """Read the weights: safetensors and JSON, nothing is unpickled."""
+        import torch
+
+        from gen_dist.sample.model import Model
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = Model.load(Path(context.artifacts["model"]), device=device)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """PNG bytes for each row's `prompt`. The image of a row depends on its prompt, its number and `seed`."""
+        from gen_dist.sample.grid import png
+
+        prompts = prompts_of(model_input)
+        seed = int((params or {}).get("seed", 0))
+        drawn = [png(image) for image in self._model.draw(prompts, seed=seed)] if prompts else []
+        index = model_input.index if isinstance(model_input, pd.DataFrame | pd.Series) else None
+        return pd.DataFrame({"png": drawn}, index=index, dtype=object)
+
+
+def prompts_of(model_input: Any) -> list[str]:
+    """From a table with a column `prompt`, or of one column; a column; or a list of texts."""
+    if isinstance(model_input, pd.DataFrame):
+        if PROMPT not in model_input.columns and len(model_input.columns) != 1:
+            seen = ", ".join(map(str, model_input.columns)) or "no column"
+            raise ValueError(f"the table holds {seen}; give it one text column named '{PROMPT}'")
+        model_input = model_input[PROMPT if PROMPT in model_input.columns else model_input.columns[0]]
+    return [str(prompt) for prompt in ([model_input] if isinstance(model_input, str) else model_input)]
+
+
+mlflow.models.set_model(Drawer())

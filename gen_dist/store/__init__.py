@@ -1,0 +1,8 @@
+"""Where bytes live: one small read interface over folders, the embedded data sets and S3 buckets."""
+
+from __future__ import annotations
+
+from gen_dist.store.base import ObjectInfo, Store, StoreError
+from gen_dist.store.url import open_store
+
+__all__ = ["ObjectInfo", "Store", "StoreError", "open_store"]

@@ -1,0 +1,1 @@
+"""The Ray trainer, the loop, and the DeepSpeed engines it drives."""

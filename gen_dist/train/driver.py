@@ -1,0 +1,139 @@
+"""Runs a job: checks its data, launches the workers, records what they say, and publishes what they made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gen_dist import checkpoint
+from gen_dist.data.fields import check_fields
+from gen_dist.data.index import Index
+from gen_dist.data.source import check_data, open_index
+from gen_dist.job import arithmetic
+from gen_dist.job.errors import GenDistError
+from gen_dist.job.load import resolve
+from gen_dist.job.spec import JobSpec
+from gen_dist.recipes import catalog
+from gen_dist.registry.record import Status
+from gen_dist.registry.secrets import without_secrets
+from gen_dist.registry.tracker import Tracker
+from gen_dist.train.launch import launch
+from gen_dist.train.provenance import versions
+from gen_dist.train.report import Event
+
+if TYPE_CHECKING:
+    from gen_dist.registry.publish import Published
+
+TRACKING_WAIT_S = 60.0  # for the record to take in what waits, at the end of a run
+PUBLISHED_PROMPTS = 4  # in the input example of the registered model
+
+Watch = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    images: int
+    finished: bool
+    """False where it was asked to stop before its end."""
+    run_folder: Path
+    checkpoint: Path | None
+    sample_grid: Path | None
+    published: Published | None
+    """The registered model; None where the run did not finish, or MLflow did not take it."""
+    mlflow_run: str | None
+    signalled: int | None
+    """The signal that ended it early."""
+
+
+def train(job: JobSpec, *, watch: Watch) -> Outcome:
+    """Run a job to its end, or until Ctrl-C or SIGTERM; `watch` hears every event, in this process.
+
+    Raises: GenDistError, from the checks or as the workers raised it; TrainingFailedError for any other of theirs.
+    """
+    job = _placed(job)
+    folder = Path(arithmetic.run_folder(job))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "job.resolved.json").write_text(json.dumps(without_secrets(resolve(job)), indent=2) + "\n")
+    index, heldout = _data(job, watch)
+    tracker = Tracker(job, run_folder=folder, facts={"data_digest": index.digest, "versions": versions()})
+    tracker.start()
+
+    def hear(event: Event) -> None:
+        tracker.handle(event)
+        watch(event)
+
+    status: Status = "FAILED"
+    signalled = None
+    try:
+        if _images(folder) < arithmetic.images_at_end(job):
+            signalled = launch(job, folder=folder, train=index, heldout=heldout, watch=hear)
+        finished = _images(folder) >= arithmetic.images_at_end(job)
+        status = "FINISHED" if finished else "KILLED"
+        tracker.wait(TRACKING_WAIT_S)
+        published = _publish(job, folder, tracker, watch) if finished else None
+    finally:
+        tracker.finish(status, TRACKING_WAIT_S)
+        if tracker.trouble:
+            watch({"kind": "warning", "text": f"{tracker.trouble}; the run itself is whole in {folder}"})
+    return _outcome(folder, finished, published, tracker.run_id, signalled)
+
+
+def _placed(job: JobSpec) -> JobSpec:
+    """The job with absolute folders: workers start in a folder of Ray's."""
+    data, run = job.data, job.run.model_copy(update={"folder": str(Path(job.run.folder).absolute())})
+    if "://" not in data.url:
+        data = data.model_copy(update={"url": str(Path(data.url).absolute())})
+    return job.model_copy(update={"data": data, "run": run})
+
+
+def _data(job: JobSpec, watch: Watch) -> tuple[Index, Index | None]:
+    """The training and held-out samples, each with all that the recipe reads. Raises: DataError, StoreError."""
+    fields = catalog.build(job.recipe, job.model).batch
+    index, heldout = check_data(job.data, fields=fields), None
+    if job.data.heldout:
+        heldout = open_index(job.data, pattern=job.data.heldout)
+        check_fields(heldout, fields, job.data)
+    watch({"kind": "data", "num_train": len(index), "num_heldout": len(heldout or ()), "digest": index.digest})
+    return index, heldout
+
+
+def _publish(job: JobSpec, folder: Path, tracker: Tracker, watch: Watch) -> Published | None:
+    """Register the newest checkpoint. Trouble of the registry is said, and the run is whole without it."""
+    newest = checkpoint.newest(folder / "checkpoints")
+    assert newest is not None
+    watch({"kind": "publishing"})
+    from gen_dist.registry.publish import publish  # imports MLflow, which a run must not wait for at its start
+
+    prompts = job.train.prompts[:PUBLISHED_PROMPTS] or [""]
+    uri = arithmetic.tracking_uri(job)
+    try:
+        return publish(job, newest, run_id=tracker.run_id, tracking_uri=uri, sample_prompts=prompts)
+    except GenDistError as error:
+        watch({"kind": "warning", "text": str(error)})
+        return None
+
+
+def _images(folder: Path) -> int:
+    newest = checkpoint.newest(folder / "checkpoints")
+    return checkpoint.read_manifest(newest).images if newest else 0
+
+
+def _outcome(
+    folder: Path, finished: bool, published: Published | None, run_id: str | None, signalled: int | None
+) -> Outcome:
+    grids = sorted((folder / "samples").glob("images-*.png"))
+    return Outcome(
+        images=_images(folder),
+        finished=finished,
+        run_folder=folder,
+        checkpoint=checkpoint.newest(folder / "checkpoints"),
+        sample_grid=grids[-1] if grids else None,
+        published=published,
+        mlflow_run=run_id,
+        signalled=signalled,
+    )

@@ -1,0 +1,183 @@
+"""One DeepSpeed engine for each group of networks, and the one rule that makes several engines in a process right.
+
+The rule (each line was paid for: DeepSpeed issues #399, #4923 and #1229 are what happens without it):
+
+1. A loss calls raw modules. An engine does backward, the accumulation boundary and the step, nothing else: its forward
+   hooks would start a gradient reduction inside any `autograd.grad` (a gradient penalty) that crosses its output.
+2. While a phase runs, the parameters of every other group are frozen, or its gradients would leak into their next step.
+3. A group on ZeRO-3 is called through its engine, which gathers the weights that the raw module no longer has. A group
+   whose phase differentiates twice therefore stays at ZeRO 2 or lower (`Settings.zero_max`).
+4. `gradient_clipping` is always written out: DeepSpeed clips at 1.0 where the key is absent.
+5. Losses are divided by the accumulation here, and DeepSpeed is told of none, so that a phase may own its boundary.
+6. ZeRO-3's gradient buffers are emptied after each step. DeepSpeed overwrites them in a step's first backward only, so
+   a parameter that this one does not reach (another phase's, another network's) would keep its gradient of an older
+   step.
+7. The empty step that DeepSpeed makes when it wraps an optimizer (ZeRO 0 in bf16) is taken back. It would put Adam's
+   bias correction a step ahead, which nearly halves the first step, and let weights decay once too often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from gen_dist.job import arithmetic
+from gen_dist.job.spec import JobSpec
+from gen_dist.recipes.contract import Group
+
+NEVER_PRINT_STEPS = 1 << 40
+
+
+class GroupBox(nn.Module):
+    """The networks of one group behind one forward, so that one engine can hold several."""
+
+    def __init__(self, nets: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleDict(dict(nets))
+
+    def forward(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call the network `name`."""
+        return self.nets[name](*args, **kwargs)
+
+
+class Route:
+    """A network as a loss sees it: float32 in and out, whatever the precision and the ZeRO stage."""
+
+    def __init__(self, name: str, net: nn.Module, *, engine: Any = None, dtype: torch.dtype = torch.float32) -> None:
+        self._name = name
+        self._net = net
+        self._engine = engine
+        self._dtype = dtype
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the raw module, or at ZeRO-3 its engine."""
+        if self._dtype != torch.float32:
+            args, kwargs = tree_map(self._narrow, (args, kwargs))
+        result = self._net(*args, **kwargs) if self._engine is None else self._engine(self._name, *args, **kwargs)
+        return result if self._dtype == torch.float32 else tree_map(self._widen, result)
+
+    def _narrow(self, value: Any) -> Any:
+        return value.to(self._dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def _widen(self, value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+class GroupEngine:
+    """The engine of one group with its fp32 weights and optimizer state, which checkpoints and averages read."""
+
+    def __init__(self, name: str, group: Group, nets: Mapping[str, nn.Module], job: JobSpec) -> None:
+        self.name = name
+        self.group = group
+        self.stage = arithmetic.engine_stage(job, name, dist.get_world_size())
+        self.box = GroupBox(nets)
+        trained = [parameter for parameter in self.box.parameters() if parameter.requires_grad]
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=self.box,
+            model_parameters=trained,
+            optimizer=torch.optim.AdamW(
+                trained,
+                lr=group.learning_rate,
+                betas=group.betas,
+                eps=group.eps,
+                weight_decay=group.weight_decay,
+                fused=True,
+            ),
+            config=engine_config(job, self.stage),
+            dist_init_required=False,
+        )
+        if hasattr(self.optimizer, "fp32_groups"):  # rule 7
+            self.optimizer.optimizer.state.clear()
+            for masters, weights in zip(self.optimizer.fp32_groups, self.optimizer.fp16_groups, strict=True):
+                for master, weight in zip(masters, weights, strict=True):
+                    master.data.copy_(weight.data)
+        # DeepSpeed would copy all gradients to a buffer, reduce it over one worker, and copy them back
+        self._alone = self.stage == 0 and self.engine.dp_world_size == 1
+        self.parameters = {name: p for name, p in self.box.named_parameters() if p.requires_grad}
+        self.num_parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.parameters.values())
+
+    def freeze(self, frozen: bool) -> None:
+        """Switch gradients of the whole group off or on (rule 2)."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(not frozen)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradients of `loss`; `last` marks the micro-batch after which the step comes."""
+        self.engine.set_gradient_accumulation_boundary(last)
+        with self.engine.no_sync() if self._alone else nullcontext():
+            self.engine.backward(loss)
+        if self._alone and last:
+            for parameter in self.parameters.values():
+                if parameter.grad is None:  # not reached: a gradient of 0 as at every other stage, or Adam would pause
+                    parameter.grad = torch.zeros_like(parameter)
+
+    def step(self, learning_rate: float) -> None:
+        """One optimizer step at `learning_rate`; gradients are zero afterwards."""
+        for param_group in self.optimizer.param_groups:
+            param_group["lr"] = learning_rate
+        self.engine.step()
+        if self.stage == 3:
+            self.optimizer.grad_partitions_flat_buffer.zero_()  # rule 6
+
+    def gradient_norm(self) -> float | None:
+        """L2 norm of the last step's gradient before clipping, where DeepSpeed computed one."""
+        norm = self.engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+
+def engine_config(job: JobSpec, stage: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for one group."""
+    return {
+        "train_micro_batch_size_per_gpu": job.train.micro_batch_images,
+        "gradient_accumulation_steps": 1,  # rule 5
+        "gradient_clipping": job.train.clip_norm,  # rule 4
+        "bf16": {"enabled": job.train.precision == "bf16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": stage,
+            # reduces from one buffer: against a GPU's fragmented memory, and on CPUs one more copy of every gradient
+            "contiguous_gradients": job.cluster.use_gpu or stage == 3,
+            "stage3_param_persistence_threshold": job.train.zero3_persistence_elements,
+        },
+        "steps_per_print": NEVER_PRINT_STEPS,
+    }
+
+
+class Engines(Mapping[str, GroupEngine]):
+    """The engines of all groups of a recipe, and the routes by which losses reach the networks."""
+
+    def __init__(self, groups: Mapping[str, Group], networks: Mapping[str, nn.Module], job: JobSpec) -> None:
+        self._engines = {
+            name: GroupEngine(name, group, {net: networks[net] for net in group.nets}, job)
+            for name, group in groups.items()
+        }
+        dtype = torch.bfloat16 if job.train.precision == "bf16" else torch.float32
+        self.routes = {
+            net: Route(net, networks[net], engine=member.engine if member.stage == 3 else None, dtype=dtype)
+            for member in self._engines.values()
+            for net in member.group.nets
+        }
+
+    def __getitem__(self, name: str) -> GroupEngine:
+        return self._engines[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._engines)
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    @contextmanager
+    def only(self, name: str) -> Iterator[GroupEngine]:
+        """Within, gradients flow into the group `name` and no other (rule 2)."""
+        for other, member in self._engines.items():
+            member.freeze(other != name)
+        yield self._engines[name]

@@ -1,0 +1,85 @@
+"""The micro-batches of one worker, read ahead, on its device; which ones they are is a function of the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from gen_dist.data.stream import Stream
+from gen_dist.job import arithmetic
+from gen_dist.job.spec import JobSpec
+from gen_dist.recipes.contract import Clock, Recipe
+
+AHEAD = 4  # micro-batches read before they are needed
+
+MicroBatch = tuple[int, dict[str, Any]]
+"""Global position of its first sample, and the batch."""
+
+
+def images_of_step(recipe: Recipe, clock: Clock, batch_images: int) -> int:
+    """Images that the step at `clock` learns from: one global batch, and one more for each fresh phase."""
+    return batch_images * (1 + sum(phase.fresh for phase in recipe.phases(clock)))
+
+
+def own_positions(
+    recipe: Recipe, clock: Clock, *, job: JobSpec, rank: int, world_size: int
+) -> Iterator[tuple[int, int]]:
+    """(position, count) of each micro-batch of one worker, from the clock to the end of the run.
+
+    Micro-batch a of worker r is part a * workers + r of the global batch, so that its parts are the same samples with
+    the same random numbers at every number of workers.
+    """
+    size = job.train.micro_batch_images
+    parts = arithmetic.accumulation(job, world_size)
+    while clock.images < arithmetic.images_at_end(job):
+        images = images_of_step(recipe, clock, job.train.global_batch_images)
+        for first in range(clock.images, clock.images + images, job.train.global_batch_images):
+            for part in range(parts):
+                yield first + (part * world_size + rank) * size, size
+        clock = Clock(images=clock.images + images, step=clock.step + 1)
+
+
+class Feed:
+    """Global batches as this worker's micro-batches, in the order in which the steps ask for them."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        recipe: Recipe,
+        clock: Clock,
+        *,
+        job: JobSpec,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+    ) -> None:
+        self._device = device
+        self._parts = arithmetic.accumulation(job, world_size)
+        positions = own_positions(recipe, clock, job=job, rank=rank, world_size=world_size)
+        self._ahead = stream.prefetch(positions, depth=AHEAD)
+        self.waited_s = 0.0
+        """Time that `take` stood still, since the start."""
+
+    def take(self) -> list[MicroBatch]:
+        """This worker's micro-batches of the next global batch."""
+        return [self._one() for _ in range(self._parts)]
+
+    def _one(self) -> MicroBatch:
+        asked_s = time.perf_counter()
+        position, batch = next(self._ahead)
+        self.waited_s += time.perf_counter() - asked_s
+        return position, to_device(batch, self._device)
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Images from uint8 to float32 in [-1, 1] on the device; labels moved; captions as they are."""
+    moved: dict[str, Any] = {}
+    for name, value in batch.items():
+        if isinstance(value, torch.Tensor):
+            value = value.to(device)
+            value = value.float().div_(127.5).sub_(1.0) if value.dtype == torch.uint8 else value
+        moved[name] = value
+    return moved

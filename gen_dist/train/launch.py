@@ -1,0 +1,165 @@
+"""Ray: a local or a standing cluster, the TorchTrainer on it, and the signals that end a run early."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from gen_dist.data.index import Index
+from gen_dist.job import arithmetic
+from gen_dist.job.errors import GenDistError
+from gen_dist.job.load import resolve
+from gen_dist.job.spec import JobSpec
+from gen_dist.train.hub import start_hub
+from gen_dist.train.report import Event
+from gen_dist.train.worker import Assignment, train_worker
+
+POLL_S = 0.2
+
+
+class TrainingFailedError(GenDistError):
+    """A run that ended by an error of its workers."""
+
+
+class ClusterError(GenDistError):
+    """A Ray cluster that cannot be reached."""
+
+
+def launch(
+    job: JobSpec, *, folder: Path, train: Index, heldout: Index | None, watch: Callable[[Event], None]
+) -> int | None:
+    """Run the workers of a job to their end, or until Ctrl-C or SIGTERM; `watch` hears every event, in this process.
+
+    Returns the signal that ended them early, if one did.
+    Raises: GenDistError as the workers raised it; TrainingFailedError for any other error of theirs.
+    """
+    with ray_for(job):
+        hub = start_hub()
+        assignment = Assignment(job=resolve(job), run_folder=folder, train=train, heldout=heldout, hub=hub)
+        signalled = _fit(job, assignment, watch)
+        error = ray.get(hub.failure.remote())
+    if error is not None:
+        raise error
+    return signalled
+
+
+@contextmanager
+def ray_for(job: JobSpec) -> Iterator[None]:
+    """A local Ray for the time of the run, or a connection to the cluster at `cluster.address`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let training yield to everything else on a laptop
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if job.cluster.address:
+        try:
+            ray.init(address=job.cluster.address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            raise ClusterError(
+                f"cluster.address={job.cluster.address!r}: {_last_line(error)}; check that `ray status --address"
+                f" {job.cluster.address}` answers here (RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH holds the token of the"
+                " cluster), or leave the address empty for a local Ray"
+            ) from error
+    else:
+        most = arithmetic.world_sizes(job)[-1]
+        cpus = max(1, round(most * job.cluster.cpus_per_worker + 0.499))
+        # "local" says that a cluster which happens to stand on this machine is not meant
+        ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _trainer(job: JobSpec, assignment: Assignment) -> TorchTrainer:
+    workers = job.cluster.num_workers
+    resources = {"CPU": job.cluster.cpus_per_worker}
+    if job.cluster.use_gpu:
+        resources["GPU"] = 1
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"assignment": assignment},
+        torch_config=TorchConfig(backend="nccl" if job.cluster.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers if isinstance(workers, int) else (workers[0], workers[-1]),
+            use_gpu=job.cluster.use_gpu,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=job.name,
+            storage_path=str(assignment.run_folder / "ray"),
+            failure_config=FailureConfig(max_failures=job.run.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+
+
+def _fit(job: JobSpec, assignment: Assignment, watch: Callable[[Event], None]) -> int | None:
+    """Fit in a thread, so that this one can watch, and hear Ctrl-C before Ray does."""
+    trainer, hub = _trainer(job, assignment), assignment.hub
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001  told to the thread that watches
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, name="gen-dist-fit", daemon=True)
+    with _stop_on_signals(hub, watch) as signals:
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_S)
+            _pass_on(hub, watch)
+    _pass_on(hub, watch)
+    if failure and ray.get(hub.failure.remote()) is None:
+        log = assignment.run_folder / "error.log"
+        log.write_text(f"{failure[0]}\n")
+        raise TrainingFailedError(
+            f"{job.name}: the workers failed {job.run.max_failures + 1} times: {_last_line(failure[0])}; the whole"
+            f" traceback is in {log}; mend the cause and run the same command again to go on from the newest checkpoint"
+        )
+    return signals[0] if signals else None
+
+
+def _pass_on(hub: Any, watch: Callable[[Event], None]) -> None:
+    for event in ray.get(hub.take.remote()):
+        watch(event)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextmanager
+def _stop_on_signals(hub: Any, watch: Callable[[Event], None]) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM ask the workers to save and end, a second one ends at once. Gives the signals that came."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def on_signal(number: int, _: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        hub.stop.remote()
+        watch({"kind": "stopping", "signal": signal.Signals(number).name})
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

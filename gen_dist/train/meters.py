@@ -1,0 +1,59 @@
+"""What a run measures about itself between two log lines: losses by name, rates, speed, waiting and memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+
+class Meters:
+    """Sums on the device, read once a log line: a loss that is read every step would wait for the GPU every step."""
+
+    def __init__(self, mean: Callable[[Tensor], Tensor], *, device: torch.device, images: int) -> None:
+        self._mean = mean
+        self._device = device
+        self._start(images)
+
+    def _start(self, images: int) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._since_images = images
+        self._since_s = time.perf_counter()
+        self._wait_s = 0.0
+
+    def add(self, phase: str, losses: Mapping[str, Tensor]) -> None:
+        """One micro-batch of a phase."""
+        for name, value in losses.items():
+            key = f"{phase}/{name}"
+            self._sums[key] = self._sums.get(key, 0.0) + value.detach().float()
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def waited(self, seconds: float) -> None:
+        """Time that this worker stood still for data."""
+        self._wait_s += seconds
+
+    def read(self, images: int) -> dict[str, float]:
+        """Metrics since the last reading, averaged over all workers (a collective call), and a fresh start."""
+        names = sorted(self._sums)
+        elapsed_s = time.perf_counter() - self._since_s
+        values = [self._sums[name] / self._counts[name] for name in names]
+        local = torch.stack([*values, torch.tensor(self._wait_s / elapsed_s, device=self._device)])
+        averaged = self._mean(local).tolist()
+        metrics = {f"loss/{name}": value for name, value in zip(names, averaged, strict=False)}
+        metrics["speed/images_per_s"] = (images - self._since_images) / elapsed_s
+        metrics["speed/data_wait_share"] = averaged[-1]
+        metrics |= memory()
+        self._start(images)
+        return metrics
+
+
+def memory() -> dict[str, float]:
+    """Largest memory of this process so far, in bytes; and of its GPU where it has one."""
+    metrics = {"memory/process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
+    if torch.cuda.is_available():
+        metrics["memory/gpu_peak_bytes"] = float(torch.cuda.max_memory_allocated())
+    return metrics

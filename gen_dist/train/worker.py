@@ -1,0 +1,156 @@
+"""What one Ray Train worker does: build the parts of a run, pick up where the run stands, and loop."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+import ray.train
+
+from gen_dist import checkpoint
+from gen_dist.data.index import Index
+from gen_dist.data.source import open_stream
+from gen_dist.data.stream import Stream
+from gen_dist.job.errors import GenDistError
+from gen_dist.job.load import load_resolved
+from gen_dist.job.spec import JobSpec
+from gen_dist.recipes import catalog
+from gen_dist.recipes.contract import Clock, Recipe
+from gen_dist.train.hub import StopSignal
+from gen_dist.train.process import prepare
+from gen_dist.train.report import Report, Reporter, silent
+
+if TYPE_CHECKING:
+    from gen_dist.train.collective import Team
+    from gen_dist.train.loop import Loop
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """All that a worker is told."""
+
+    job: dict[str, Any]
+    """The resolved job."""
+    run_folder: Path
+    """Absolute; seen by every worker."""
+    train: Index
+    heldout: Index | None
+    hub: Any
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Entry of every worker, on its first start and after each restart."""
+    assignment: Assignment = config["assignment"]
+    if ray.get(assignment.hub.failure.remote()) is not None:
+        return  # a restart would meet the same error again
+    try:
+        _train(assignment)
+    except GenDistError as error:
+        ray.get(assignment.hub.fail.remote(error))
+        raise
+
+
+def _train(assignment: Assignment) -> None:
+    job = load_resolved(assignment.job)
+    device = prepare(job)
+    # after `prepare`: DeepSpeed looks at the environment when it is first imported
+    from gen_dist.train.collective import Team
+
+    team = Team(device)
+    report: Report = silent
+    if team.leads:
+        report = Reporter(assignment.run_folder / "events.jsonl", assignment.hub.put.remote)
+    with build_loop(assignment, job, team=team, report=report) as loop:
+        clock = loop.run()
+    report("end", images=clock.images)
+
+
+@contextmanager
+def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Report) -> Iterator[Loop]:
+    """The loop of this worker with all its parts, where the newest checkpoint left it. Its streams close with it."""
+    from gen_dist.train import state
+    from gen_dist.train.averages import Averages
+    from gen_dist.train.engines import Engines
+    from gen_dist.train.feed import Feed
+    from gen_dist.train.loop import Loop
+    from gen_dist.train.studio import Studio
+
+    recipe = catalog.build(job.recipe, job.model)
+    networks = {name: net.to(team.device) for name, net in recipe.networks().items()}
+    frozen = {name: net.to(team.device).eval().requires_grad_(False) for name, net in recipe.frozen().items()}
+    engines = Engines(recipe.groups(), networks, job)
+    averages = Averages(
+        engines, half_life_images=job.train.ema_half_life_images, batch_images=job.train.global_batch_images
+    )
+    parts: dict[str, Any] = {"job": job, "recipe": recipe, "engines": engines, "averages": averages}
+    clock, found = Clock(images=0, step=0), checkpoint.newest(_checkpoints(assignment))
+    if found is not None:
+        clock = state.restore(found, **parts, data_digest=assignment.train.digest)
+    report("start", images=clock.images, resumed_from=str(found or ""), workers=team.size, **_sizes(engines))
+
+    with ExitStack() as streams:
+        train = streams.enter_context(_open(job, recipe, pattern=job.data.train, index=assignment.train))
+        heldout = None
+        if assignment.heldout is not None:
+            heldout = streams.enter_context(_open(job, recipe, pattern=job.data.heldout, index=assignment.heldout))
+        studio = Studio(
+            job,
+            recipe=recipe,
+            frozen=frozen,
+            team=team,
+            train=train,
+            heldout=heldout,
+            folder=assignment.run_folder / "samples",
+            report=report,
+        )
+        yield Loop(
+            **parts,
+            feed=Feed(train, recipe, clock, job=job, rank=team.rank, world_size=team.size, device=team.device),
+            studio=studio,
+            team=team,
+            clock=clock,
+            report=report,
+            commit=partial(_commit, assignment, team=team, report=report, **parts),
+            should_stop=StopSignal(assignment.hub),
+        )
+
+
+def _checkpoints(assignment: Assignment) -> Path:
+    return assignment.run_folder / "checkpoints"
+
+
+def _open(job: JobSpec, recipe: Recipe, *, pattern: str, index: Index) -> Stream:
+    return open_stream(job.data, pattern=pattern, fields=recipe.batch, seed=job.seed, index=index)
+
+
+def _commit(assignment: Assignment, now: Clock, *, team: Team, report: Report, **parts: Any) -> Path | None:
+    """Write a checkpoint, and say so to the watcher and to Ray. Every worker must call it."""
+    from gen_dist.train import state
+
+    path = state.save(_checkpoints(assignment), now, **parts, team=team, data_digest=assignment.train.digest)
+    if path is not None:
+        report("checkpoint", images=now.images, path=str(path))
+    _point_ray_to(path, now)
+    return path
+
+
+def _sizes(engines: Any) -> dict[str, Any]:
+    return {"parameters": {name: member.num_parameters for name, member in engines.items()}}
+
+
+def _point_ray_to(path: Path | None, clock: Clock) -> None:
+    """Tell Ray of a checkpoint: only a pointer, since Ray deletes what it holds. Every worker must call it."""
+    metrics = {"images": clock.images}
+    if path is None:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "pointer.json").write_text(json.dumps({"checkpoint": str(path)}))
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -1,0 +1,109 @@
+"""The same job elsewhere: data in S3, a range of workers, a Ray cluster that stands already."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gen_dist.data import emoji
+from tests.support import cli
+from tests.support.gateway import run_gateway
+from tests.support.text_models import write_text_model
+
+DIFFUSION = str(cli.ROOT / "jobs" / "smoke" / "latent_diffusion.toml")
+DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
+EMOJI = Path(emoji.__file__).parent
+
+
+def test_shards_in_s3_train_on_a_range_of_workers_and_no_key_is_written_down(tmp_path: Path) -> None:
+    """That S3 gives the same batches as a folder is a claim of test_s3_stream; this is a run on them."""
+    with run_gateway(tmp_path / "gateway") as gateway:
+        gateway.upload(EMOJI, prefix="emoji", pattern="*.tar")
+        keys = [f"data.url=s3://{gateway.bucket}/emoji", f"data.s3.endpoint_url={gateway.endpoint_url}"]
+        keys += ["data.s3.addressing=path", "cluster.num_workers=[1, 2]"]
+        words = [word for key in keys for word in ("--set", key)]
+        done = cli.report("train", DCGAN, *words, cwd=tmp_path, env=gateway.environment)
+    assert done["finished"]
+    events = cli.read_events(tmp_path / "runs" / "smoke-dcgan" / "events.jsonl")
+    assert [event["workers"] for event in events if event["kind"] == "start"] == [2], "not all that there was"
+    for path in (tmp_path / "runs").rglob("*"):
+        if path.is_file() and path.stat().st_size < 1 << 20:
+            assert gateway.secret_key.encode() not in path.read_bytes(), f"the secret key is in {path}"
+
+
+def test_a_pretrained_text_encoder_travels_with_the_model(tmp_path: Path) -> None:
+    """Folders are written relative to where the person stands; Ray's workers stand elsewhere."""
+    write_text_model(tmp_path / "clip", "clip")
+    (tmp_path / "shards").symlink_to(EMOJI, target_is_directory=True)
+    keys = ["model.text_encoder=clip", "data.url=shards", "train.total_images=192", "train.sample_every_images=0"]
+    words = [word for key in keys for word in ("--set", key)]
+    done = cli.report("train", DIFFUSION, *words, cwd=tmp_path)
+    assert done["finished"]
+    (tmp_path / "clip").rename(tmp_path / "gone")
+    cli.report("sample", done["model_alias"], "red heart", "-o", "drawn.png", cwd=tmp_path)
+
+
+@pytest.fixture
+def standing(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray head of its own with a token of its own: its address, and the environment that holds the token."""
+    token = tmp_path / "token"
+    token.write_text("a" * 64)
+    environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"]
+    log = (tmp_path / "ray.log").open("w")
+    head = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    give_up_s = time.monotonic() + 60
+    while "runtime started" not in (tmp_path / "ray.log").read_text():
+        assert head.poll() is None, (tmp_path / "ray.log").read_text()
+        assert time.monotonic() < give_up_s, (tmp_path / "ray.log").read_text()
+        time.sleep(0.2)
+    yield f"127.0.0.1:{port}", environment
+    ours = descendants(head.pid)
+    head.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        head.wait(5)
+    for pid in [*ours, head.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    head.wait(30)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes that a process started, and theirs."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            child, parent = int(stat.parent.name), int(stat.read_text().rsplit(")", 1)[1].split()[1])
+            children.setdefault(parent, []).append(child)
+    found = list(children.get(pid, []))
+    for child in found:
+        found += children.get(child, [])
+    return found
+
+
+def test_a_standing_cluster_runs_the_job_for_who_holds_its_token(
+    tmp_path: Path, standing: tuple[str, dict[str, str]]
+) -> None:
+    address, environment = standing
+    there = ["train", DCGAN, "--set", f"cluster.address={address}"]
+    refused = cli.run(*there, cwd=tmp_path, env={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64})
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "cluster.address" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    done = cli.report(*there, cwd=tmp_path, env=environment)
+    assert done["finished"]

@@ -1,0 +1,119 @@
+"""Training data from a real S3 server: the same batches as from a folder, and one line when it cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from gen_dist.data.errors import DataError
+from gen_dist.data.source import data_digest, open_stream
+from gen_dist.job.spec import DataSpec, S3Spec
+from gen_dist.store import StoreError, open_store
+from tests.support.gateway import Gateway, run_gateway
+from tests.support.shards import FIELDS, write_shards
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with run_gateway(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, gateway: Gateway) -> Path:
+    path = tmp_path_factory.mktemp("shards")
+    write_shards(path, num_samples=60, per_shard=25)
+    gateway.upload(path, prefix="sets/small")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _credentials(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    for name, value in gateway.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def spec_of(gateway: Gateway, *, bucket: str = "", prefix: str = "sets/small", cache_bytes: int = 1 << 20) -> DataSpec:
+    s3 = S3Spec(endpoint_url=gateway.endpoint_url, region=gateway.region, addressing="path")
+    return DataSpec(url=f"s3://{bucket or gateway.bucket}/{prefix}", s3=s3, cache_bytes=cache_bytes)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_bucket_and_a_folder_give_the_same_bytes(gateway: Gateway, folder: Path, cache_bytes: int) -> None:
+    local = DataSpec(url=str(folder))
+    remote = spec_of(gateway, cache_bytes=cache_bytes)
+    assert data_digest(local) == data_digest(remote)
+    with (
+        open_stream(local, pattern="*.tar", fields=FIELDS, seed=5) as here,
+        open_stream(remote, pattern="*.tar", fields=FIELDS, seed=5) as there,
+    ):
+        positions = [(position, 16) for position in range(0, 128, 16)]
+        for (_, one), (_, other) in zip(here.prefetch(positions), there.prefetch(positions), strict=True):
+            for name in ("image", "label"):
+                assert torch.equal(one[name], other[name])
+            assert one["caption"] == other["caption"]
+
+
+def test_a_bucket_and_a_folder_list_and_read_alike(gateway: Gateway, folder: Path) -> None:
+    here, there = open_store(str(folder)), open_store(spec_of(gateway).url, spec_of(gateway).s3)
+    for pattern in ("*.tar", "train-0000[12].tar", "nothing-*"):
+        listed = [(info.name, info.size_bytes) for info in there.list(pattern)]
+        assert listed == [(info.name, info.size_bytes) for info in here.list(pattern)]
+    info = there.list("*.tar")[0]
+    size = info.size_bytes
+    assert info.version
+    for start, end in [(0, None), (0, 10), (100, 5000), (size - 3, size + 9), (size, size + 9), (7, 7)]:
+        assert there.read(info.name, start, end, version=info.version) == here.read(info.name, start, end)
+
+
+def test_a_shard_that_is_replaced_during_a_run_stops_it(gateway: Gateway, tmp_path: Path) -> None:
+    write_shards(tmp_path, num_samples=4, per_shard=4)
+    gateway.upload(tmp_path, prefix="sets/changing")
+    with open_stream(
+        spec_of(gateway, prefix="sets/changing", cache_bytes=0), pattern="*.tar", fields=FIELDS, seed=0
+    ) as stream:
+        stream.batch(0, 4)
+        write_shards(tmp_path, num_samples=3, per_shard=4)
+        gateway.upload(tmp_path, prefix="sets/changing")
+        with pytest.raises(
+            StoreError, match=r"train-00000\.tar: reading bytes .*the object changed after it was indexed"
+        ):
+            stream.batch(0, 4)
+
+
+def test_a_bucket_that_does_not_exist_is_one_line(gateway: Gateway) -> None:
+    with pytest.raises(StoreError, match=r"NoSuchBucket: .*; create the bucket, or correct data\.url") as caught:
+        data_digest(spec_of(gateway, bucket="no-such-bucket"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [("AWS_ACCESS_KEY_ID", "correct AWS_ACCESS_KEY_ID"), ("AWS_SECRET_ACCESS_KEY", "correct AWS_SECRET_ACCESS_KEY")],
+)
+def test_wrong_credentials_are_one_line(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, variable: str, remedy: str
+) -> None:
+    monkeypatch.setenv(variable, "wrong-value")
+    with pytest.raises(StoreError, match=rf"listing \*\.tar: .*; {remedy}") as caught:
+        data_digest(spec_of(gateway))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prefix_without_shards_says_what_is_there(gateway: Gateway, folder: Path) -> None:
+    with pytest.raises(DataError, match=r"sets/small: no shard matches 'val-\*'; .*holds train-00000\.tar"):
+        data_digest(spec_of(gateway).model_copy(update={"train": "val-*"}))
+
+
+def test_a_shard_that_was_cut_is_refused_from_a_bucket_too(gateway: Gateway, tmp_path: Path) -> None:
+    write_shards(tmp_path, num_samples=4, per_shard=4)
+    path = tmp_path / "train-00000.tar"
+    path.write_bytes(path.read_bytes()[:5000])
+    gateway.upload(tmp_path, prefix="sets/cut")
+    with pytest.raises(DataError, match=r"sets/cut/train-00000\.tar: the shard is truncated"):
+        data_digest(spec_of(gateway, prefix="sets/cut"))

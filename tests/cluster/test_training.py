@@ -1,0 +1,179 @@
+"""A job through every real part: Ray Train with two workers over gloo, DeepSpeed, the embedded shards, MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support import cli
+
+SMOKE = cli.ROOT / "jobs" / "smoke"
+DIFFUSION = str(SMOKE / "latent_diffusion.toml")
+DCGAN = str(SMOKE / "dcgan.toml")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def finished(home: Path) -> dict[str, Any]:
+    """The smoke job of latent diffusion, run to its end on two workers."""
+    return cli.report("train", DIFFUSION, cwd=home)
+
+
+@pytest.fixture(scope="module")
+def mlflow_run(home: Path, finished: dict[str, Any]) -> Any:
+    mlflow.set_tracking_uri(f"sqlite:///{home}/runs/mlflow.db")
+    return mlflow.MlflowClient().get_run(finished["mlflow_run"])
+
+
+def test_a_job_ends_with_a_grid_a_checkpoint_and_a_registered_model(home: Path, finished: dict[str, Any]) -> None:
+    assert finished["finished"]
+    assert finished["images"] == 320
+    assert finished["model_alias"] == "models:/smoke-latent-diffusion@latest"
+    assert (home / finished["checkpoint"] / "model.safetensors").exists()
+    with Image.open(home / finished["sample_grid"]) as grid:
+        assert np.asarray(grid).std() > 10, "a grid of one colour"
+
+
+def test_two_workers_took_part(home: Path, finished: dict[str, Any]) -> None:
+    events = cli.read_events(home / finished["run_folder"] / "events.jsonl")
+    assert [event["workers"] for event in events if event["kind"] == "start"] == [2]
+
+
+def test_mlflow_holds_parameters_curves_grids_and_lineage(mlflow_run: Any) -> None:
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.params["train.global_batch_images"] == "16"
+    assert mlflow_run.data.params["model.latent_channels"] == "4"
+    wanted = {
+        "loss/autoencoder/pixels",
+        "loss/denoiser/velocity",
+        "rate/denoiser",
+        "speed/images_per_s",
+        "speed/data_wait_share",
+        "memory/process_peak_bytes",
+        "heldout/psnr_db",
+    }
+    assert wanted <= mlflow_run.data.metrics.keys()
+    client = mlflow.MlflowClient()
+    names = {item.path for item in client.list_artifacts(mlflow_run.info.run_id)}
+    assert {"job.resolved.json", "versions.json", "data.json", "images"} <= names
+    steps = [point.step for point in client.get_metric_history(mlflow_run.info.run_id, "loss/denoiser/velocity")]
+    assert steps == sorted(set(steps)), "a step twice in the curve"
+
+
+def test_no_pickle_lies_in_a_run(home: Path, finished: dict[str, Any]) -> None:
+    found = [path for ending in ("pkl", "pt", "pth", "bin") for path in (home / "runs").rglob(f"*.{ending}")]
+    assert not [path for path in found if "ray" not in path.relative_to(home).parts], found
+
+
+def test_a_finished_job_is_not_trained_again(home: Path, finished: dict[str, Any]) -> None:
+    before = (home / finished["run_folder"] / "events.jsonl").read_text()
+    again = cli.report("train", DIFFUSION, cwd=home)
+    assert again["finished"]
+    assert (home / finished["run_folder"] / "events.jsonl").read_text() == before
+    assert again["mlflow_run"] == finished["mlflow_run"]
+
+
+def test_the_same_seed_draws_the_same_image_from_run_checkpoint_and_registry(
+    home: Path, finished: dict[str, Any]
+) -> None:
+    for number, model in enumerate([finished["run_folder"], finished["checkpoint"], finished["model_alias"]]):
+        cli.report("sample", model, "red heart", "--seed", "7", "-o", f"{number}.png", cwd=home)
+    images = [(home / f"{number}.png").read_bytes() for number in range(3)]
+    assert images[0] == images[1] == images[2]
+    cli.report("sample", finished["run_folder"], "red heart", "--seed", "8", "-o", "other.png", cwd=home)
+    assert (home / "other.png").read_bytes() != images[0]
+
+
+def test_a_score_is_measured_against_chance(home: Path, finished: dict[str, Any]) -> None:
+    score = cli.report("evaluate", finished["run_folder"], "-n", "16", cwd=home)
+    assert score["captions"] == 16
+    assert 0.0 <= score["category_share"] <= 1.0
+    assert 0.05 < score["category_chance"] < 0.3
+
+
+def test_another_setting_under_the_same_name_is_refused_in_one_line(home: Path, finished: dict[str, Any]) -> None:
+    done = cli.run("train", DIFFUSION, "--set", "model.kl_weight=0.5", "--set", "train.total_images=640", cwd=home)
+    assert done.returncode == 2
+    assert "model.kl_weight=0.0001, the job now says 0.5" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_log_of_a_good_run_fits_a_screen(tmp_path: Path) -> None:
+    done = cli.run("train", DCGAN, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len((done.stdout + done.stderr).splitlines()) <= 24, done.stdout + done.stderr
+    assert "warning" not in (done.stdout + done.stderr).lower()
+    assert "models:/smoke-dcgan@latest" in done.stdout
+    assert "mlflow ui" in done.stdout
+
+
+def test_ctrl_c_saves_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = ["train", DCGAN, "--set", "train.total_images=100000", "--set", "train.checkpoint_every_images=0"]
+    running = cli.Running(*command, cwd=tmp_path)
+    events = tmp_path / "runs" / "smoke-dcgan" / "events.jsonl"
+    running.wait_for_images(events, 160)
+    running.signal(signal.SIGINT)
+    code, output = running.end()
+    assert code == 128 + signal.SIGINT, output
+    assert f"gen-dist {' '.join(command[:2])}" in output
+    saved = [event["images"] for event in cli.read_events(events) if event["kind"] == "checkpoint"]
+    assert len(saved) == 1
+    command[3] = f"train.total_images={saved[0] + 32}"
+    again = cli.report(*command, cwd=tmp_path)
+    assert again["finished"]
+    starts = [event["images"] for event in cli.read_events(events) if event["kind"] == "start"]
+    assert starts == [0, saved[0]]
+
+
+def test_a_killed_worker_is_replaced_and_sigterm_saves(tmp_path: Path) -> None:
+    before = set(os.listdir("/dev/shm"))
+    running = cli.Running("train", DCGAN, "--set", "train.total_images=100000", cwd=tmp_path)
+    events = tmp_path / "runs" / "smoke-dcgan" / "events.jsonl"
+    running.wait_for_images(events, 480)
+    os.kill(running.workers()[0], signal.SIGKILL)
+    while len(starts := [event["images"] for event in cli.read_events(events) if event["kind"] == "start"]) < 2:
+        assert running.process.poll() is None, running.end()
+        time.sleep(0.2)
+    assert starts[1] >= 320, "more than one interval of 160 images lost"
+    running.wait_for_images(events, starts[1] + 320)
+    running.signal(signal.SIGTERM)
+    code, output = running.end()
+    assert code == 128 + signal.SIGTERM, output
+    assert "resume" in output
+    last = cli.read_events(events)[-2:]
+    assert [event["kind"] for event in last] == ["checkpoint", "end"]
+    deadline_s = time.monotonic() + 10
+    while left := {name for name in set(os.listdir("/dev/shm")) - before if "deepspeed" in name}:
+        assert time.monotonic() < deadline_s, left
+        time.sleep(0.2)
+
+
+def test_an_error_of_the_data_is_told_once_in_one_line(tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+    job.write_text(Path(DCGAN).read_text().replace('label = "json:label"', 'label = "json:kind"'))
+    done = cli.run("train", str(job), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "kind" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_tracker_that_does_not_answer_costs_a_warning_and_nothing_else(tmp_path: Path) -> None:
+    done = cli.run("train", DCGAN, "--set", "tracking.uri=http://127.0.0.1:1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning" in done.stdout
+    manifests = sorted((tmp_path / "runs" / "smoke-dcgan" / "checkpoints").glob("images-*/checkpoint.json"))
+    assert json.loads(manifests[-1].read_text())["images"] == 320

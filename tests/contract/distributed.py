@@ -1,0 +1,90 @@
+"""A training by the parts that a worker is made of: Engines, Averages, Feed, Loop, checkpoints. Runs on ranks."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gen_dist.recipes.contract import Clock
+from gen_dist.train.process import prepare
+from tests.contract.cases import Case, build, stream
+
+DIGEST = "digest of the test's data"
+
+
+def train(case: Case) -> dict[str, Any]:
+    """From the start, or `case.resume`, to the end of the job. Returns, equal on all ranks:
+
+    `weights`: fp32, by group/network.parameter; `averages`: what samples are drawn from, by network.parameter;
+    `metrics`: what was reported, oldest first.
+    """
+    job = case.job
+    device = prepare(job)
+    from gen_dist.train import state
+    from gen_dist.train.averages import Averages
+    from gen_dist.train.collective import Team
+    from gen_dist.train.engines import Engines
+    from gen_dist.train.feed import Feed
+    from gen_dist.train.loop import Loop
+    from gen_dist.train.masters import whole_weights
+    from gen_dist.train.studio import Studio
+
+    team = Team(device)
+    recipe, groups = build(case)
+    engines = Engines(groups, recipe.networks(), job)
+    averages = Averages(
+        engines, half_life_images=job.train.ema_half_life_images, batch_images=job.train.global_batch_images
+    )
+    clock = Clock(images=0, step=0)
+    if case.resume is not None:
+        clock = state.restore(
+            case.resume, job=job, recipe=recipe, engines=engines, averages=averages, data_digest=DIGEST
+        )
+    metrics: list[dict[str, Any]] = []
+
+    def report(kind: str, **facts: Any) -> None:
+        if kind == "metrics":
+            metrics.append(facts["metrics"])
+
+    def commit(now: Clock) -> Path | None:
+        if case.folder is None:
+            return None
+        return state.save(
+            case.folder,
+            now,
+            job=job,
+            recipe=recipe,
+            engines=engines,
+            averages=averages,
+            team=team,
+            data_digest=DIGEST,
+        )
+
+    data = stream(job, recipe)
+    parts = {"job": job, "recipe": recipe, "team": team, "report": report}
+    Loop(
+        **parts,
+        engines=engines,
+        averages=averages,
+        feed=Feed(data, recipe, clock, job=job, rank=team.rank, world_size=team.size, device=device),
+        studio=Studio(**parts, frozen={}, train=data, heldout=data, folder=Path(tempfile.mkdtemp())),
+        clock=clock,
+        commit=commit,
+        should_stop=lambda: False,
+    ).run()
+    weights = {
+        f"{name}/{key.removeprefix('nets.')}": _array(value)
+        for name, member in engines.items()
+        for key, value in whole_weights(member)
+    }
+    drawn_from = {key: _array(value) for key, value in state.model_weights(engines, averages).items()}
+    return {"weights": weights, "averages": drawn_from, "metrics": metrics}
+
+
+def _array(value: Tensor) -> np.ndarray:
+    """A copy that goes through a pipe as bytes: a tensor would go as an open file each."""
+    return value.detach().clone().numpy()

@@ -1,0 +1,64 @@
+"""A recipe of one group, with what none of the catalog has: gradients carried into a next phase, fresh batches, decay.
+
+Shapes: B images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gen_dist.job.spec import Spec
+from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, Recipe
+
+SIDE_PX = 8
+
+
+class Settings(Spec):
+    """None."""
+
+    zero_max: ClassVar[dict[str, int]] = {"all": 3}
+
+
+class OneGroup(Recipe):
+    """An autoencoder that removes noise. `smooth` adds its gradient to `clean`; every other step has an `again`."""
+
+    settings: Settings
+
+    @property
+    def batch(self) -> Mapping[str, Field]:
+        """Images."""
+        return {"image": Field("image", (3, SIDE_PX, SIDE_PX))}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """down, up."""
+        return {
+            "down": nn.Sequential(nn.Conv2d(3, 16, 4, 2, 1), nn.SiLU()),
+            "up": nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), nn.SiLU(), nn.ConvTranspose2d(16, 3, 4, 2, 1)),
+        }
+
+    def groups(self) -> dict[str, Group]:
+        """One, of both."""
+        return {"all": Group(("down", "up"), 1e-3, betas=(0.9, 0.99), weight_decay=0.1)}
+
+    def phases(self, clock: Clock) -> Sequence[Phase]:
+        """Two of them make one step together."""
+        together = (Phase("smooth", "all", self._smooth, step=False), Phase("clean", "all", self._clean))
+        return (*together, Phase("again", "all", self._clean, fresh=True)) if clock.step % 2 else together
+
+    def _clean(self, ctx: Ctx, batch: Batch) -> Losses:
+        image = batch["image"]
+        noisy = image + 0.5 * ctx.draw.normal(*image.shape[1:])
+        return {"error": (ctx.nets["up"](ctx.nets["down"](noisy)) - image).square().mean()}
+
+    def _smooth(self, ctx: Ctx, batch: Batch) -> Losses:
+        return {"size": 0.1 * ctx.nets["down"](batch["image"]).square().mean()}
+
+    @torch.no_grad()
+    def sample(self, ctx: Ctx, conditions: Batch, count: int) -> Tensor:
+        """Cleaned noise."""
+        noise = ctx.draw.normal(3, SIDE_PX, SIDE_PX)
+        return ctx.nets["up"](ctx.nets["down"](noise)).clamp(-1.0, 1.0)

@@ -1,0 +1,1 @@
+"""What several tests need: data to train on, and servers to get it from."""

@@ -1,0 +1,103 @@
+"""The command line as a person starts it: a process of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(sys.executable).with_name("gen-dist")
+LONGEST_RUN_S = 280.0
+
+
+def run(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    return subprocess.run(
+        [str(PROGRAM), *words],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_RUN_S,
+        check=False,
+    )
+
+
+def report(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What it says with --json, where it ends well."""
+    done = run(*words, "--json", cwd=cwd, env=env)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout)
+
+
+class Running:
+    """A run that is under way, started in a session of its own so that a signal reaches it alone."""
+
+    def __init__(self, *words: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [str(PROGRAM), *words],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for_images(self, events: Path, images: int) -> None:
+        """Until its event log shows that many images learned from."""
+        give_up_s = time.monotonic() + LONGEST_RUN_S
+        while time.monotonic() < give_up_s:
+            if any(event.get("images", 0) >= images for event in read_events(events)):
+                return
+            if self.process.poll() is not None:
+                raise AssertionError(f"ended early: {self.end()}")
+            time.sleep(0.2)
+        raise AssertionError(f"no {images} images within {LONGEST_RUN_S} s: {self.end()}")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the driver only."""
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and output, once it has ended; a run that does not end is ended."""
+        try:
+            output, _ = self.process.communicate(timeout=LONGEST_RUN_S)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGKILL)
+            output, _ = self.process.communicate()
+        return self.process.returncode, output
+
+    def workers(self) -> list[int]:
+        """Process ids of its Ray Train workers."""
+        found = []
+        for status in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if b"ray::RayTrainWorker" in status.read_bytes() and self._is_ours(int(status.parent.name)):
+                    found.append(int(status.parent.name))
+            except OSError:
+                continue
+        return sorted(found)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether our driver started the process, directly or not."""
+        while pid > 1:
+            if pid == self.process.pid:
+                return True
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            pid = int(stat.rsplit(")", 1)[1].split()[1])
+        return False
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of an event log; none where there is no log yet."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
