@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 RECIPES: dict[str, str] = {
     "latent_diffusion": "gen_dist.recipes.latent_diffusion:LatentDiffusion",
     "dcgan": "gen_dist.recipes.dcgan:DCGAN",
+    "ddpm": "gen_dist.recipes.ddpm:DDPM",
 }
 
 
