@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gen_dist import __version__
+from gen_dist.cli.data import app as data_app
 
 app = typer.Typer(
     name="gen-dist",
@@ -17,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich costs as much as everything else that help imports
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_app)
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file, such as jobs/quickstart.toml.")]
 Overrides = Annotated[
