@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gen_dist.data.fields import FieldLike, check_fields
-from gen_dist.data.index import Index, build_index
+from gen_dist.data.index import Index, find_index
 from gen_dist.data.stream import Stream
 from gen_dist.store import open_store
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def open_index(spec: DataSpec, *, pattern: str) -> Index:
     """The index of `pattern` (data.train or data.heldout). It pickles: build it once and hand it to every worker."""
-    return build_index(open_store(spec.url, spec.s3), pattern)
+    return find_index(open_store(spec.url, spec.s3), pattern)
 
 
 def open_stream(
@@ -28,7 +28,7 @@ def open_stream(
     """
     store = open_store(spec.url, spec.s3)
     stream = Stream(
-        store, index if index is not None else build_index(store, pattern), fields=fields, spec=spec, seed=seed
+        store, index if index is not None else find_index(store, pattern), fields=fields, spec=spec, seed=seed
     )
     try:
         stream.batch(0, 1)

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from gen_dist.data.errors import DataError
 from gen_dist.data.fields import check_fields
-from gen_dist.data.index import Index, build_index
+from gen_dist.data.index import Index, LeftOut, find_index
 from gen_dist.job.spec import DataSpec
 from gen_dist.store import open_store
 from tests.support.shards import FIELDS, Wanted, write_shards
 
 
 def index_of(folder: Path, pattern: str = "*.tar") -> Index:
-    return build_index(open_store(str(folder)), pattern)
+    return find_index(open_store(str(folder)), pattern)
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes = b"x") -> None:
@@ -138,12 +138,13 @@ def test_a_compressed_shard_is_refused_with_what_to_do(tmp_path: Path) -> None:
         index_of(tmp_path)
 
 
-def test_two_members_with_one_name_are_refused(tmp_path: Path) -> None:
+def test_a_sample_with_two_members_of_one_name_is_left_out_and_listed(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        add(tar, "x.txt")
-        add(tar, "x.TXT")
-    with pytest.raises(DataError, match=r"a\.tar: sample 'x': two members \.txt"):
-        index_of(tmp_path)
+        for name in ("good.txt", "x.txt", "x.TXT", "last.txt"):
+            add(tar, name)
+    index = index_of(tmp_path)
+    assert [index.sample(number).key for number in range(len(index))] == ["good", "last"]
+    assert index.table(0).left_out == [LeftOut("x", "two members .txt")]
 
 
 def test_a_pattern_without_shards_says_what_is_there(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""The index of a run: from the manifest beside the shards, or from the tars themselves where there is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gen_dist.data.errors import DataError
+from gen_dist.data.index.blocks import cut
+from gen_dist.data.index.index import Index
+from gen_dist.data.index.manifest import NAME, Manifest, shard_of
+from gen_dist.data.index.scan import scan_shard
+from gen_dist.store import ObjectInfo, Store
+
+
+def find_index(store: Store, pattern: str) -> Index:
+    """The index of all shards that match a glob.
+
+    Raises: DataError where no shard matches, one is not as it was indexed or no complete tar, or no sample is found;
+    StoreError.
+    """
+    shards = list_shards(store, pattern)
+    if not store.list(NAME):
+        return build_index(store, shards)
+    return _from_manifest(store, shards)
+
+
+def list_shards(store: Store, pattern: str) -> list[ObjectInfo]:
+    """Raises: DataError where there is none."""
+    shards = store.list(pattern)
+    if not shards:
+        near = [info.name for info in store.list("*")][:5]
+        seen = ", ".join(near) if near else "nothing"
+        remedy = f"correct the pattern or the url (the top of it holds {seen})"
+        raise DataError(f"{store.url}: no shard matches {pattern!r}", remedy=remedy)
+    return shards
+
+
+def build_index(store: Store, shards: list[ObjectInfo]) -> Index:
+    """From the headers of all shards, kept in memory."""
+    tables = []
+    for shard in shards:
+        with store.open(shard.name, version=shard.version) as file:
+            tables.append(scan_shard(file, where=f"{store.url}/{shard.name}"))
+    facts = [
+        shard_of(shard.name, shard.size_bytes, shard.version, table)
+        for shard, table in zip(shards, tables, strict=True)
+    ]
+    return _not_empty(Index(facts, cut(tables), store=store, tables=tables))
+
+
+def _from_manifest(store: Store, shards: list[ObjectInfo]) -> Index:
+    where = f"{store.url}/{NAME}"
+    manifest = Manifest.from_bytes(bytes(store.read(NAME)), where=where)
+    place = {shard.name: number for number, shard in enumerate(manifest.shards)}
+    for shard in shards:
+        known = manifest.shards[place[shard.name]] if shard.name in place else None
+        remedy = f"run `gen-dist data index {store.url}`: it reads what is new and keeps the rest"
+        if known is None:
+            raise DataError("not in the index", shard=f"{store.url}/{shard.name}", remedy=remedy)
+        if known.size_bytes != shard.size_bytes or _changed(known.version, shard.version):
+            raise DataError("changed after it was indexed", shard=f"{store.url}/{shard.name}", remedy=remedy)
+    chosen = [place[shard.name] for shard in shards]
+    # pinned to what is there now: a copy of a folder has other times, and a bucket other tags
+    facts = [replace(manifest.shards[n], version=shard.version) for n, shard in zip(chosen, shards, strict=True)]
+    return _not_empty(Index(facts, manifest.blocks.of_shards(chosen), store=store))
+
+
+def _changed(then: str, now: str) -> bool:
+    """Whether two versions of a shard of one size tell of a change. Times do not: every copy has its own."""
+    return then.startswith('"') and now.startswith('"') and then != now
+
+
+def _not_empty(index: Index) -> Index:
+    if not len(index):
+        left = f" ({index.num_left_out} are left out)" if index.num_left_out else ""
+        remedy = "write members as key.extension, for example 000001.png and 000001.txt"
+        raise DataError(f"{index.store.url}: the shards hold no samples{left}", remedy=remedy)
+    return index
