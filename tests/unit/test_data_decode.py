@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_dist.data.decode import DecodeError, centre_box, decode_caption, decode_image, decode_label
+from gen_dist.data.augment import CENTRE
+from gen_dist.data.decode import DecodeError, decode_caption, decode_image, decode_label
 from tests.support.shards import noise, png
 
 
@@ -120,8 +121,8 @@ def test_any_size_becomes_the_wanted_size(size: tuple[int, int], wanted: tuple[i
 
 
 def test_the_crop_is_centred_and_inside() -> None:
-    assert centre_box(100, 50, width_px=10, height_px=10) == (25.0, 0.0, 75.0, 50.0)
-    assert centre_box(50, 100, width_px=20, height_px=10) == (0.0, 37.5, 50.0, 62.5)
+    assert CENTRE.box(100, 50, width_px=10, height_px=10) == (25.0, 0.0, 75.0, 50.0)
+    assert CENTRE.box(50, 100, width_px=20, height_px=10) == (0.0, 37.5, 50.0, 62.5)
 
 
 def test_fine_stripes_become_grey_and_not_a_pattern() -> None:
