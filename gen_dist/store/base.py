@@ -1,7 +1,7 @@
 """The interface of a store, its typed error, and a seekable file over it.
 
-A store is a tree of immutable objects named by `/`-separated paths relative to its URL, so the same shards have the
-same names in a folder and in a bucket.
+A store is a tree of objects named by `/`-separated paths relative to its URL, so the same shards have the same names
+in a folder and in a bucket. An object is written whole and read in ranges; what was listed stays pinned by its version.
 """
 
 from __future__ import annotations
@@ -10,18 +10,24 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from gen_dist.job.errors import GenDistError
+from gen_dist.store.stats import StoreStats
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+CHANGED = "the object changed after it was indexed; restart the run, and keep shards unchanged"
 READ_AHEAD_BYTES = 4 << 20  # of an opened object; small enough to skip large members, large enough to hide a round trip
 
 
 class StoreError(GenDistError):
-    """An object that could not be listed or read. One line; `url` names it, `num_attempts` says how often we tried."""
+    """An object that could not be listed, read or written, on one line.
+
+    `url` names it, `num_attempts` says how often we tried.
+    """
 
     def __init__(self, message: str, *, url: str = "", num_attempts: int = 1) -> None:
         super().__init__(message)
@@ -37,25 +43,65 @@ class ObjectInfo:
     """Path below the store's URL."""
     size_bytes: int
     version: str = ""
-    """What must not change while the object is in use (the ETag on S3); empty where the store knows none."""
+    """What must not change while the object is in use; empty where there is nothing to hold on to.
+
+    The ETag, in its quotes, on S3; `SIZE-TIME` where a store gives none (whole seconds) and in a folder (nanoseconds).
+    A same-sized object put in its place within that time is not noticed."""
 
 
 class Store(Protocol):
-    """Read access to the objects below one URL. Stores pickle, and may be used by several threads at once."""
+    """The objects below one URL. Stores pickle, and may be used by several threads at once.
+
+    Every method raises StoreError. A `version` given to a read must be that of the object as it is now: what changed
+    since it was listed is an error, never a mixture.
+    """
 
     @property
     def url(self) -> str: ...
+
+    @property
+    def stats(self) -> StoreStats:
+        """What this store did so far in this process."""
+        ...
 
     def list(self, pattern: str) -> list[ObjectInfo]:
         """Objects whose name matches `pattern`, sorted by name. `*`, `?` and `[...]` do not match a `/`."""
         ...
 
     def read(self, name: str, start: int = 0, end: int | None = None, *, version: str = "") -> bytes:
-        """Bytes [start, end) of an object; fewer only where the object ends. `version` pins what was listed."""
+        """Bytes [start, end) of an object; fewer only where the object ends."""
+        ...
+
+    def read_into(self, name: str, start: int, out: memoryview, *, version: str = "") -> int:
+        """Fills `out` (bytes, contiguous) from byte `start` on, and returns how many bytes: a read without a copy.
+
+        They are fewer than there is room for only where the object ends. After an error `out` holds anything.
+        """
         ...
 
     def open(self, name: str, *, version: str = "") -> BinaryIO:
         """The object as a seekable file that reads ahead `READ_AHEAD_BYTES` at a time."""
+        ...
+
+    def stream(self, name: str, *, version: str = "") -> BinaryIO:
+        """The object from its first byte to its last, in one request as long as nothing breaks; seek with `open`."""
+        ...
+
+    def write(self, name: str, data: bytes, *, if_version: str | None = None) -> ObjectInfo:
+        """Makes or replaces an object at once: a reader sees the old one or the new one.
+
+        `if_version`: None writes in any case, "" only where there is no such object, a version only while the object
+        still has it. Two writers exclude each other in a folder and on stores with conditional writes; a store that
+        ignores the condition is asked beforehand, which leaves a gap of one request.
+        """
+        ...
+
+    def write_file(self, name: str, path: Path) -> ObjectInfo:
+        """Copies a file of this machine of any size into the store, as `write` does."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Removes an object; one that is not there is fine."""
         ...
 
 
@@ -68,6 +114,14 @@ def matches(name: str, pattern: str) -> bool:
 def literal_head(pattern: str) -> str:
     """The part of a glob before its first wildcard: what a listing can be narrowed to."""
     return pattern[: min((pattern.find(mark) for mark in "*?[" if mark in pattern), default=len(pattern))]
+
+
+def checked_name(name: str, *, url: str) -> str:
+    """`name`, if it is a plain path below the store that may be written to."""
+    parts = PurePosixPath(name).parts
+    if not parts or name != "/".join(parts) or ".." in parts or parts[0] == "/":
+        raise StoreError(f"{url}: {name!r} is no name of an object; write folder/name, without '..' or a '/' in front")
+    return name
 
 
 def sorted_matches(infos: Sequence[ObjectInfo], pattern: str) -> list[ObjectInfo]:
@@ -95,10 +149,9 @@ class _ObjectFile(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)
-        data = self._store.read(self._name, self._position, self._position + len(view), version=self._version)
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        num_bytes = self._store.read_into(self._name, self._position, view, version=self._version)
+        self._position += num_bytes
+        return num_bytes
 
 
 def open_ranged(store: Store, name: str, version: str) -> BinaryIO:

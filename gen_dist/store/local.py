@@ -1,19 +1,49 @@
-"""A folder on a disk that every worker can read, or the shards embedded in this package."""
+"""A folder on a disk that every worker can read, or the shards embedded in this package.
+
+A write goes to a file of its own beside the target, named `.NAME.*.part`, and is moved into place whole. A killed
+writer leaves such a file behind: no listing shows it, and the next write of the same object removes it after an hour.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from gen_dist.store.base import ObjectInfo, StoreError, sorted_matches
+from gen_dist.store.base import CHANGED, ObjectInfo, StoreError, checked_name, sorted_matches
+from gen_dist.store.stats import StoreStats
+
+PART = ".part"
+STALE_S = 3600.0
+REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "write to another folder",
+    errno.EACCES: "give this user the right to it",
+}
 
 
 class LocalStore:
-    """Objects are the files below `folder`. Their version is empty: copies of one file differ in time stamps."""
+    """Objects are the files below `folder`; the version of one is its size and the time it was written.
 
-    def __init__(self, folder: Path, *, url: str = "") -> None:
-        self._folder = folder
+    `embedded`: the folder is part of the package. Each machine installs its own copy at its own time, so those files
+    have no version, and none is written.
+    """
+
+    def __init__(self, folder: Path, *, url: str = "", embedded: bool = False) -> None:
+        self._folder, self._embedded = folder, embedded
         self.url = url or str(folder)
+        self.stats = StoreStats()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "stats": StoreStats()}  # a copy counts what it does itself
 
     def list(self, pattern: str) -> list[ObjectInfo]:
         if not self._folder.is_dir():
@@ -21,24 +51,167 @@ class LocalStore:
             raise StoreError(f"{self.url}: the folder {seen}; write the folder that holds the shards", url=self.url)
         infos = []
         for path in self._folder.glob(pattern):
-            if path.is_file():
-                infos.append(ObjectInfo(path.relative_to(self._folder).as_posix(), path.stat().st_size))
+            with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
+                if path.is_file() and not _is_part(path):
+                    infos.append(self._info(path.relative_to(self._folder).as_posix(), path.stat()))
         return sorted_matches(infos, pattern)
 
     def read(self, name: str, start: int = 0, end: int | None = None, *, version: str = "") -> bytes:
         with self.open(name, version=version) as file:
             try:
                 file.seek(start)
-                return file.read(-1 if end is None else max(0, end - start))
+                data = file.read(-1 if end is None else max(0, end - start))
             except OSError as error:
                 raise self._error(name, error) from error
+        self.stats.add(received_bytes=len(data))
+        return data
+
+    def read_into(self, name: str, start: int, out: memoryview, *, version: str = "") -> int:
+        num_bytes = 0
+        with self._opened(name, version=version, buffering=0) as file:
+            try:
+                file.seek(start)
+                while num_bytes < len(out) and (piece := file.readinto(out[num_bytes:])):  # type: ignore[attr-defined]
+                    num_bytes += piece
+            except OSError as error:
+                raise self._error(name, error) from error
+        self.stats.add(received_bytes=num_bytes)
+        return num_bytes
 
     def open(self, name: str, *, version: str = "") -> BinaryIO:
+        return self._opened(name, version=version, buffering=-1)
+
+    def stream(self, name: str, *, version: str = "") -> BinaryIO:
+        return self.open(name, version=version)
+
+    def write(self, name: str, data: bytes, *, if_version: str | None = None) -> ObjectInfo:
+        def fill(part: Path) -> None:
+            with part.open("xb") as file:
+                file.write(data)
+
+        return self._publish(name, fill, if_version=if_version)
+
+    def write_file(self, name: str, path: Path) -> ObjectInfo:
+        if not path.is_file():
+            raise StoreError(
+                f"{path}: no such file, so {self.url}/{name} is not written; correct the path", url=self.url
+            )
+        return self._publish(name, lambda part: _copy(path, part), if_version=None)
+
+    def delete(self, name: str) -> None:
         try:
-            return (self._folder / name).open("rb")
+            self._writable(name).unlink(missing_ok=True)
         except OSError as error:
             raise self._error(name, error) from error
 
+    def _opened(self, name: str, *, version: str, buffering: int) -> BinaryIO:
+        try:
+            file: BinaryIO = (self._folder / name).open("rb", buffering=buffering)
+        except OSError as error:
+            raise self._error(name, error) from error
+        now = self._info(name, os.fstat(file.fileno())).version  # of what we opened, whatever has that name by now
+        if version and now and now != version:
+            file.close()
+            url = f"{self.url}/{name}"
+            raise StoreError(f"{url}: size and time were {version} and are {now}: {CHANGED}", url=url)
+        return file
+
+    def _publish(self, name: str, fill: Callable[[Path], object], *, if_version: str | None) -> ObjectInfo:
+        target = self._writable(name)
+        part = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PART}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_stale(target)
+            try:
+                fill(part)
+                with _locked(target.parent, needed=bool(if_version)):
+                    self._check(name, target, if_version)
+                    info = self._info(name, _made_newer(part, target))
+                    if if_version == "":
+                        os.link(part, target)  # unlike a rename, fails where the object is there by now
+                    else:
+                        part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
+        except FileExistsError as error:
+            raise self._refusal(name, "it is there already") from error
+        except OSError as error:
+            raise self._error(name, error) from error
+        self.stats.add(sent_bytes=info.size_bytes)
+        return info
+
+    def _check(self, name: str, target: Path, if_version: str | None) -> None:
+        """Raises where a conditional write may not go on."""
+        if not if_version:
+            return
+        try:
+            now = self._info(name, target.stat()).version
+        except FileNotFoundError:
+            raise self._refusal(name, "it is gone") from None
+        if now != if_version:
+            raise self._refusal(name, f"its version is {now} and not {if_version}")
+
+    def _writable(self, name: str) -> Path:
+        checked_name(name, url=self.url)
+        if self._embedded:
+            raise StoreError(f"{self.url}: embedded data cannot be written; use a folder or s3://", url=self.url)
+        return self._folder / name
+
+    def _info(self, name: str, stat: os.stat_result) -> ObjectInfo:
+        version = "" if self._embedded else f"{stat.st_size}-{stat.st_mtime_ns}"
+        return ObjectInfo(name, stat.st_size, version)
+
+    def _refusal(self, name: str, why: str) -> StoreError:
+        url = f"{self.url}/{name}"
+        return StoreError(f"{url}: not written, {why}; another process writes it: read it again, then decide", url=url)
+
     def _error(self, name: str, error: OSError) -> StoreError:
         url = f"{self.url}/{name}"
-        return StoreError(f"{url}: {error.strerror or error}; check that this worker sees the folder", url=url)
+        remedy = REMEDIES.get(error.errno or 0, "check that this worker sees the folder")
+        return StoreError(f"{url}: {error.strerror or error}; {remedy}", url=url)
+
+
+def _is_part(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(PART)
+
+
+def _remove_stale(target: Path) -> None:
+    """Removes what killed writers of this object left; a live writer's file was written to within the hour."""
+    for path in target.parent.glob(f".{_literal(target.name)}.*{PART}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STALE_S:
+                path.unlink()
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _copy(source: Path, part: Path) -> None:
+    with source.open("rb") as read, part.open("xb") as write:
+        shutil.copyfileobj(read, write, 1 << 20)
+
+
+def _made_newer(part: Path, target: Path) -> os.stat_result:
+    """The new file's status, its time moved on where it would equal the old one's: clocks tick every few ms."""
+    new = part.stat()
+    with contextlib.suppress(FileNotFoundError):
+        old = target.stat()
+        if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
+            os.utime(part, ns=(new.st_atime_ns, new.st_mtime_ns + 1000))
+    return part.stat()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, needed: bool) -> Iterator[None]:
+    """Keeps other conditional writers of a folder out; released by the kernel when a process dies."""
+    if not needed:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network disks lock no folders: then only the check is left
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -24,7 +24,7 @@ def open_store(url: str, s3: S3Spec | None = None) -> Store:
             raise StoreError("data.url is empty; write a folder, s3://bucket/prefix or embedded://emoji", url=url)
         return LocalStore(Path(rest), url=url.rstrip("/") or "/")
     if scheme == "embedded":
-        return LocalStore(_embedded_folder(url, rest.strip("/")), url=url.rstrip("/"))
+        return LocalStore(_embedded_folder(url, rest.strip("/")), url=url.rstrip("/"), embedded=True)
     if scheme == "s3":
         from gen_dist.store.s3 import S3Store  # boto3 is paid for only by those who use it
 

