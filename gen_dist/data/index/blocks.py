@@ -16,6 +16,7 @@ import numpy as np
 from gen_dist.data.index.table import ShardTable
 
 BLOCK_BYTES = 4 << 20
+INT32 = ("shard", "num_samples")
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,30 @@ class Blocks:
 
 def cut(tables: Sequence[ShardTable], *, block_bytes: int = BLOCK_BYTES) -> Blocks:
     """The blocks of all shards. A block begins with the first sample that starts behind a multiple of its size."""
-    columns: dict[str, list[np.ndarray]] = {entry.name: [] for entry in fields(Blocks)}
-    for number, table in enumerate(tables):
-        if not len(table):
-            continue
-        starts, ends = table.first_bytes, table.end_bytes
-        first_row = np.flatnonzero(np.diff((starts - starts[0]) // block_bytes, prepend=-1))
-        end_row = np.append(first_row[1:], len(table))
-        columns["shard"].append(np.full(len(first_row), number, np.int32))
-        columns["first_row"].append(first_row.astype(np.int64))
-        columns["num_samples"].append((end_row - first_row).astype(np.int32))
-        columns["first_byte"].append(starts[first_row])
-        columns["end_byte"].append(ends[end_row - 1])
-    dtypes = {"shard": np.int32, "num_samples": np.int32}
+    return join([_cut(table, block_bytes) for table in tables])
+
+
+def join(parts: Sequence[Blocks]) -> Blocks:
+    """The blocks of shards 0, 1, ... from those of each of them alone."""
+    numbers = [np.full(len(part), number, np.int32) for number, part in enumerate(parts)]
+    names = [entry.name for entry in fields(Blocks) if entry.name != "shard"]
+    columns = {name: [getattr(part, name) for part in parts] for name in names} | {"shard": numbers}
     return Blocks(
         **{
-            name: np.concatenate(parts) if parts else np.empty(0, dtypes.get(name, np.int64))
-            for name, parts in columns.items()
+            name: np.concatenate([np.empty(0, np.int32 if name in INT32 else np.int64), *arrays])
+            for name, arrays in columns.items()
         }
+    )
+
+
+def _cut(table: ShardTable, block_bytes: int) -> Blocks:
+    starts, ends = table.first_bytes, table.end_bytes
+    first_row = np.flatnonzero(np.diff((starts - starts[:1]) // block_bytes, prepend=-1))
+    end_row = np.append(first_row[1:], len(table))[: len(first_row)]
+    return Blocks(
+        shard=np.zeros(len(first_row), np.int32),
+        first_row=first_row.astype(np.int64),
+        num_samples=(end_row - first_row).astype(np.int32),
+        first_byte=starts[first_row],
+        end_byte=ends[end_row - 1],
     )

@@ -130,7 +130,7 @@ class Index:
         """
         sha = hashlib.sha256()
         for shard in self.shards:
-            sha.update(f"{shard.name}\0{shard.size_bytes}\0{shard.digest}\n".encode())
+            sha.update(f"{shard.name}\0{shard.size_bytes}\0{shard.digest}\n".encode("utf-8", "surrogatepass"))
         return sha.hexdigest()
 
 

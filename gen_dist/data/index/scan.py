@@ -1,11 +1,23 @@
-"""From the headers of a tar to the table of its samples, grouped as webdataset groups them.
+"""From a tar to the table of its samples, grouped as webdataset groups them.
 
-A sample is what webdataset makes of the same tar: neighbouring members whose names agree up to the first dot.
+A sample is what webdataset makes of the same tar: neighbouring members whose names agree up to the first dot behind the
+last `/`. The rest of the name, in lower case, is the extension.
+
+| in the tar | what becomes of it |
+| --- | --- |
+| folders, links, devices; names without a dot; `.hidden`; `__meta__` and what is below | passed over |
+| `./a.jpg`, names of any length, of any letters | taken as they are written |
+| two members of one extension; a sparse member; an image without bytes | the sample is left out and listed |
+| an image that cannot be decoded (when looked at) | the sample is left out and listed |
+| a key that comes again further on | a sample of its own; `data verify` tells of it |
+| a text without bytes, a sample without a caption | taken; `data verify --job` tells of it |
+| truncated, compressed, damaged, more data behind its end; thousands of extensions | the shard is refused |
 """
 
 from __future__ import annotations
 
-import tarfile
+import re
+import zlib
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -13,9 +25,12 @@ import numpy as np
 from webdataset.tariterators import base_plus_ext
 
 from gen_dist.data.errors import DataError
+from gen_dist.data.index.look import MOST_IMAGE_BYTES, chosen, is_image, size_px
 from gen_dist.data.index.table import LeftOut, ShardTable
+from gen_dist.data.index.tar import Member, TarReader
 
-REPACK = "write the shard again with webdataset.TarWriter, or copy it again"
+MOST_EXTENSIONS = 4096
+META = re.compile(r"__[^/]*__($|/)")  # webdataset's own records, such as `__index__`
 
 
 @dataclass
@@ -23,75 +38,104 @@ class _Row:
     """One sample as it is read."""
 
     key: str
-    members: list[tuple[str, int, int]] = field(default_factory=list)
+    header_byte: int
+    members: list[tuple[str, int, int, int]] = field(default_factory=list)
+    """(extension, first byte, size, crc32)"""
+    sizes: list[tuple[str, tuple[int, int]]] = field(default_factory=list)
+    """(extension, (width, height)) of its images."""
     fault: str = ""
 
 
-def scan_shard(file: BinaryIO, *, where: str) -> ShardTable:
-    """The table of one shard. Samples that cannot be told apart are left out and listed.
+def scan_shard(file: BinaryIO, *, where: str, look: bool = False) -> ShardTable:
+    """The table of one shard. Samples that cannot be used are left out and listed.
 
-    Raises: DataError where the shard is truncated, compressed or no tar.
+    With `look` the file is read once from front to back, and need not seek: every member gets its checksum, and every
+    image is decoded and measured.
+
+    Raises: DataError where the shard is truncated, damaged, compressed or no tar; StoreError.
     """
-    magic = file.read(2)
-    file.seek(0)
-    if magic == b"\x1f\x8b":
-        raise DataError(
-            "the shard is compressed", shard=where, remedy="unpack it to a plain .tar: samples are read by offset"
-        )
+    reader = TarReader(file, where=where, seeks=not look)
     rows: list[_Row] = []
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                if member.isreg():
-                    _add(rows, member)
-                tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps every header
-            end = tar.offset
-    except tarfile.TarError as error:
-        raise DataError(f"the shard is truncated or not a tar ({error})", shard=where, remedy=REPACK) from error
-    # tarfile takes a missing end for an end, so a shard that was cut between two members looks whole to it
-    file.seek(end)
-    block = file.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
-        raise DataError(f"the shard is truncated or damaged at byte {end}", shard=where, remedy=REPACK)
-    return _table(rows)
+    for member in reader:
+        _add(rows, member, reader if look else None)
+    return table_of(rows, where=where, looked=look)
 
 
-def _add(rows: list[_Row], member: tarfile.TarInfo) -> None:
+def scan_range(file: BinaryIO, *, where: str, start: int, end: int) -> list[_Row]:
+    """The samples whose first headers are in bytes [start, end) of a shard, from headers alone.
+
+    Raises: DataError, also where `start` or `end` is no border of two members; StoreError.
+    """
+    rows: list[_Row] = []
+    for member in TarReader(file, where=where, seeks=True, start=start, end=end):
+        _add(rows, member, None)
+    return rows
+
+
+def _add(rows: list[_Row], member: Member, reader: TarReader | None) -> None:
     key, extension = base_plus_ext(member.name)
-    if key is None or _is_meta(member.name):
+    if key is None or META.match(member.name):
         return
     if not rows or rows[-1].key != key:
-        rows.append(_Row(key))
+        rows.append(_Row(key, member.header_byte))
     row, extension = rows[-1], extension.lower()
-    if member.issparse():
-        row.fault = f"{member.name} is stored sparse"
-    elif any(extension == other for other, _, _ in row.members):
+    image = is_image(extension)
+    if member.is_sparse:
+        row.fault = f".{extension} is stored sparse"
+    elif any(extension == other for other, *_ in row.members):
         row.fault = f"two members .{extension}"
-    row.members.append((extension, member.offset_data, member.size))
+    elif image and not member.size_bytes:
+        row.fault = f".{extension} has no bytes"
+    crc32 = 0
+    if reader is not None:
+        crc32, data = _payload(reader, kept=image and not row.fault and member.size_bytes <= MOST_IMAGE_BYTES)
+        if image and not row.fault:
+            _measure(row, extension, member.size_bytes, data)
+    row.members.append((extension, member.first_byte, member.size_bytes, crc32))
 
 
-def _table(rows: list[_Row]) -> ShardTable:
+def _payload(reader: TarReader, *, kept: bool) -> tuple[int, bytes]:
+    """(crc32, the bytes where they are kept)"""
+    crc32, pieces = 0, []
+    for piece in reader.pieces():
+        crc32 = zlib.crc32(piece, crc32)
+        if kept:
+            pieces.append(piece)
+    return crc32, pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _measure(row: _Row, extension: str, size_bytes: int, data: bytes) -> None:
+    if size_bytes > MOST_IMAGE_BYTES:
+        row.fault = f".{extension} has {size_bytes:,} bytes, and an image at most {MOST_IMAGE_BYTES:,}"
+        return
+    try:
+        row.sizes.append((extension, size_px(data)))
+    except ValueError as error:
+        row.fault = f".{extension} cannot be decoded ({error})"
+
+
+def table_of(rows: list[_Row], *, where: str, looked: bool) -> ShardTable:
+    """Raises: DataError for more extensions than a data set has."""
     good = [row for row in rows if not row.fault]
     extensions: dict[str, int] = {}
     members = [member for row in good for member in row.members]
-    numbers = [extensions.setdefault(extension, len(extensions)) for extension, _, _ in members]
+    numbers = [extensions.setdefault(extension, len(extensions)) for extension, *_ in members]
+    if len(extensions) > MOST_EXTENSIONS:
+        seen = ", ".join(f".{extension}" for extension in list(extensions)[:3])
+        remedy = "write keys without a dot: what follows the first dot is the extension"
+        raise DataError(f"{len(extensions):,} different extensions ({seen}, ...)", shard=where, remedy=remedy)
     keys = [row.key.encode("utf-8", "surrogateescape") for row in good]
+    sizes = np.array([chosen(row.sizes) for row in good], np.int32).reshape(len(good), 2)
     return ShardTable(
         extensions=list(extensions),
         key_bytes=np.frombuffer(b"".join(keys), np.uint8),
         key_end=np.cumsum([len(key) for key in keys], dtype=np.int64),
         first_member=np.cumsum([0, *(len(row.members) for row in good)], dtype=np.int64),
         extension_of=np.array(numbers, np.int16),
-        offset_bytes=np.array([offset for _, offset, _ in members], np.int64),
-        size_bytes=np.array([size for _, _, size in members], np.int64),
-        crc32=np.empty(0, np.uint32),
-        width_px=np.zeros(len(good), np.int32),
-        height_px=np.zeros(len(good), np.int32),
+        offset_bytes=np.array([first for _, first, _, _ in members], np.int64),
+        size_bytes=np.array([size for _, _, size, _ in members], np.int64),
+        crc32=np.array([crc for *_, crc in members] if looked else [], np.uint32),
+        width_px=np.ascontiguousarray(sizes[:, 0]),
+        height_px=np.ascontiguousarray(sizes[:, 1]),
         left_out=[LeftOut(row.key, row.fault) for row in rows if row.fault],
     )
-
-
-def _is_meta(name: str) -> bool:
-    """Whether it is a record of webdataset's own, such as `__index__`, and no sample."""
-    head = name.split("/", 1)[0]
-    return head.startswith("__") and head.endswith("__") and len(head) >= 4

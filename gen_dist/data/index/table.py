@@ -89,7 +89,7 @@ class ShardTable:
     @cached_property
     def digest(self) -> str:
         """sha256 of names, members, offsets and sizes: equal for equal shards, however closely they were looked at."""
-        sha = hashlib.sha256("\0".join(self.extensions).encode())
+        sha = hashlib.sha256("\0".join(self.extensions).encode("utf-8", "surrogatepass"))
         for array in (self.key_bytes, self.key_end, self.first_member, self.extension_of, self.offset_bytes):
             sha.update(np.ascontiguousarray(array).tobytes())
         sha.update(np.ascontiguousarray(self.size_bytes).tobytes())
@@ -108,6 +108,19 @@ class ShardTable:
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> ShardTable:
         """Raises: DataError for anything that no `to_bytes` wrote."""
+        return cls._read(data, where=where)[0]
+
+    @classmethod
+    def with_shard(cls, data: bytes, *, where: str) -> tuple[ShardTable, dict[str, str | int]]:
+        """The table and what was written beside it of the shard. Raises: DataError, as `from_bytes`."""
+        table, about = cls._read(data, where=where)
+        try:
+            return table, dict(json.loads(about["shard"]))
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"no table of a shard ({error})", shard=where, remedy=AGAIN) from error
+
+    @classmethod
+    def _read(cls, data: bytes, *, where: str) -> tuple[ShardTable, dict[str, str]]:
         arrays, about = read_arrays(data, where=where, form=FORMAT)
         try:
             texts = json.loads(about["extensions"])
@@ -115,12 +128,12 @@ class ShardTable:
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("extensions")
             table = cls(extensions=list(texts), left_out=left_out, **{name: arrays[name] for name in DTYPES})
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise DataError(f"no table of a shard ({error})", shard=where, remedy=AGAIN) from error
         fault = table._fault()
         if fault:
             raise DataError(f"a damaged table: {fault}", shard=where, remedy=AGAIN)
-        return table
+        return table, about
 
     def _fault(self) -> str:
         """What contradicts itself, or nothing."""
@@ -146,6 +159,8 @@ class ShardTable:
             return "an offset is out of range"
         if n and (self.key_end[0] < 0 or (np.diff(self.key_end) < 0).any() or self.key_end[-1] > len(self.key_bytes)):
             return "keys end outside of their text"
+        if n and self.key_end[-1] != len(self.key_bytes):
+            return "text behind the last key"
         return ""
 
 
