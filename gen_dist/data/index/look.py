@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-import simplejpeg
+import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image
 
 ENDINGS = frozenset({"avif", "bmp", "gif", "jfif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp"})

@@ -26,7 +26,7 @@ class Shard:
     num_samples: int
     num_by_extension: dict[str, int]
     digest: str
-    """Of its table."""
+    """Of its table; empty where the shard could not be read and was left out whole."""
     num_left_out: int = 0
 
 
@@ -82,12 +82,15 @@ def _fault(shards: list[Shard], blocks: Blocks) -> str:
         array = getattr(blocks, entry.name)
         if array.dtype != dtypes.get(entry.name, np.int64) or array.shape != blocks.shard.shape or array.ndim != 1:
             return f"blocks.{entry.name} has the wrong shape or type"
+    ends = np.array([shard.size_bytes for shard in shards], np.int64)
     if not len(blocks):
         return "" if not any(shard.num_samples for shard in shards) else "no blocks"
     if blocks.shard.min() < 0 or blocks.shard.max() >= len(shards) or (np.diff(blocks.shard) < 0).any():
         return "a block of no shard"
     if blocks.num_samples.min() < 1 or blocks.first_byte.min() < 0 or (blocks.num_bytes < 0).any():
         return "an empty block"
+    if (blocks.end_byte > ends[blocks.shard]).any():
+        return "a block ends behind its shard"
     total = np.bincount(blocks.shard, weights=blocks.num_samples, minlength=len(shards))
     if total.tolist() != [shard.num_samples for shard in shards]:
         return "blocks and shards count other samples"

@@ -34,7 +34,7 @@ META = re.compile(r"__[^/]*__($|/)")  # webdataset's own records, such as `__ind
 
 
 @dataclass
-class _Row:
+class Row:
     """One sample as it is read."""
 
     key: str
@@ -55,29 +55,29 @@ def scan_shard(file: BinaryIO, *, where: str, look: bool = False) -> ShardTable:
     Raises: DataError where the shard is truncated, damaged, compressed or no tar; StoreError.
     """
     reader = TarReader(file, where=where, seeks=not look)
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for member in reader:
         _add(rows, member, reader if look else None)
     return table_of(rows, where=where, looked=look)
 
 
-def scan_range(file: BinaryIO, *, where: str, start: int, end: int) -> list[_Row]:
+def scan_range(file: BinaryIO, *, where: str, start: int, end: int) -> list[Row]:
     """The samples whose first headers are in bytes [start, end) of a shard, from headers alone.
 
     Raises: DataError, also where `start` or `end` is no border of two members; StoreError.
     """
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for member in TarReader(file, where=where, seeks=True, start=start, end=end):
         _add(rows, member, None)
     return rows
 
 
-def _add(rows: list[_Row], member: Member, reader: TarReader | None) -> None:
+def _add(rows: list[Row], member: Member, reader: TarReader | None) -> None:
     key, extension = base_plus_ext(member.name)
     if key is None or META.match(member.name):
         return
     if not rows or rows[-1].key != key:
-        rows.append(_Row(key, member.header_byte))
+        rows.append(Row(key, member.header_byte))
     row, extension = rows[-1], extension.lower()
     image = is_image(extension)
     if member.is_sparse:
@@ -104,7 +104,7 @@ def _payload(reader: TarReader, *, kept: bool) -> tuple[int, bytes]:
     return crc32, pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _measure(row: _Row, extension: str, size_bytes: int, data: bytes) -> None:
+def _measure(row: Row, extension: str, size_bytes: int, data: bytes) -> None:
     if size_bytes > MOST_IMAGE_BYTES:
         row.fault = f".{extension} has {size_bytes:,} bytes, and an image at most {MOST_IMAGE_BYTES:,}"
         return
@@ -114,7 +114,7 @@ def _measure(row: _Row, extension: str, size_bytes: int, data: bytes) -> None:
         row.fault = f".{extension} cannot be decoded ({error})"
 
 
-def table_of(rows: list[_Row], *, where: str, looked: bool) -> ShardTable:
+def table_of(rows: list[Row], *, where: str, looked: bool) -> ShardTable:
     """Raises: DataError for more extensions than a data set has."""
     good = [row for row in rows if not row.fault]
     extensions: dict[str, int] = {}

@@ -92,6 +92,8 @@ class TarReader:
                 if member is not None:
                     return member
                 said, first = {}, self._position
+        if not first == self._position == self._end:
+            raise self._damage(f"a member goes on there, behind byte {self._end}", at=first)
         return None
 
     def _member(self, header: tarfile.TarInfo, block: bytes, said: dict[str, str], first: int) -> Member | None:
