@@ -18,7 +18,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _ORIENTATION_TAG = 0x0112
-_INTEGERS = {1: "B", 3: "H", 4: "L"}  # EXIF's BYTE, SHORT and LONG
+_INTEGERS = {3: "H", 4: "L"}  # EXIF's SHORT, which it ought to be, and LONG
 
 
 class JpegHeader(NamedTuple):

@@ -69,7 +69,9 @@ def flip_in_place(pixels: np.ndarray) -> None:
 
 
 def check_num_pixels(width_px: int, height_px: int) -> None:
-    """Raises: DecodeError for what would take too much memory to decode."""
+    """Raises: DecodeError for an image of nothing, and for one that would take too much memory to decode."""
+    if not (width_px and height_px):
+        raise DecodeError(f"an image of {width_px} x {height_px} px, which shows nothing")
     if width_px * height_px > MAX_PIXELS:
         raise DecodeError(f"an image of {width_px} x {height_px} px, more than {MAX_PIXELS:,} in all; make it smaller")
 
