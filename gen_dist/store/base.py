@@ -147,6 +147,11 @@ class _ObjectFile(io.RawIOBase):
         self._position = offset if whence == io.SEEK_SET else self._position + offset
         return self._position
 
+    def readall(self) -> bytes:
+        data = self._store.read(self._name, self._position, version=self._version)  # or io asks for 8 KiB at a time
+        self._position += len(data)
+        return data
+
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer)
         num_bytes = self._store.read_into(self._name, self._position, view, version=self._version)

@@ -1,7 +1,7 @@
 """Requests to the objects below one S3 prefix, repeated over faults that pass.
 
-Retries are ours and not botocore's, because botocore does not retry a body that breaks off. An answer that will not
-change (no bucket, no permission, a changed object) is not retried.
+The client is that of botocore, the core of boto3. Retries are ours, because it does not retry a body that breaks off.
+An answer that will not change (no bucket, no permission, a changed object) is not retried.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import boto3
+import botocore.loaders
+import botocore.session
 from botocore.config import Config
 
 from gen_dist.store.base import StoreError
@@ -20,6 +21,7 @@ from gen_dist.store.s3_faults import FAULTS, Retries, explain, is_passing
 from gen_dist.store.stats import StoreStats
 
 NUM_CONNECTIONS = 16
+LOADER = botocore.loaders.create_loader()  # reading the description of S3 anew is most of what a client costs
 T = TypeVar("T")
 
 
@@ -81,7 +83,9 @@ class S3Connection:
         with self._lock:
             if self._client is None or self._client_pid != os.getpid():  # a fork must not share our sockets
                 self._client_pid = os.getpid()
-                self._client = boto3.session.Session().client(
+                session = botocore.session.Session()
+                session.register_component("data_loader", LOADER)
+                self._client = session.create_client(
                     "s3",
                     endpoint_url=self.endpoint_url or None,
                     region_name=self.region or None,

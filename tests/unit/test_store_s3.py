@@ -27,6 +27,9 @@ class FaultyServer(ThreadingHTTPServer):
         self.faults: list[str] = []
         self.ranges: list[str] = []
         self.etag = '"one"'
+        self.body = DATA
+        self.hides = 0
+        """Looks at the object that do not see it yet: another writer was quicker than the next request."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -40,7 +43,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("If-Match", self.server.etag) != self.server.etag:
             fault = "412:PreconditionFailed"
         first, _, last = asked.removeprefix("bytes=").partition("-")
-        body = DATA[int(first or 0) : int(last) + 1 if last else None]
+        body = self.server.body[int(first or 0) : int(last) + 1 if last else None]
         if fault == "reset":
             self.close_connection = True
             return
@@ -50,13 +53,35 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._answer(206 if asked else 200, body, num_sent=len(body) // 2 if fault == "cut" else len(body))
 
+    def do_PUT(self) -> None:
+        """Keeps the object as a server that honours conditions does; "lost" keeps it and does not say so."""
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        fault = self.server.faults.pop(0) if self.server.faults else ""
+        wanted = self.headers.get("If-Match")
+        holds = wanted == self.server.etag if wanted else not (self.headers.get("If-None-Match") and self.server.body)
+        if not holds:
+            self._answer(412, b"<Error><Code>PreconditionFailed</Code><Message>no</Message></Error>")
+            return
+        self.server.body, self.server.etag = sent, f'"{hashlib.sha256(sent).hexdigest()}"'
+        if fault == "lost":
+            self.close_connection = True
+            return
+        self._answer(200, b"")
+
+    def do_HEAD(self) -> None:
+        if self.server.hides or not self.server.body:
+            self.server.hides = max(0, self.server.hides - 1)
+            self._answer(404, b"")
+        else:
+            self._answer(200, self.server.body, num_sent=0)
+
     def _answer(self, status: int, body: bytes, *, num_sent: int | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", self.server.etag)
         if status == 206:
             first = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
-            self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(DATA)}")
+            self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(self.server.body)}")
         self.end_headers()
         self.wfile.write(body[:num_sent])
         if num_sent is not None and num_sent < len(body):
@@ -155,6 +180,28 @@ def test_an_object_that_changed_is_never_mixed_with_what_it_was(server: FaultySe
     server.etag = '"two"'
     with pytest.raises(StoreError, match=r"PreconditionFailed: as told \(1 attempt\); the object changed"):
         store.read("x", 0, 100, version='"one"')
+
+
+@pytest.mark.parametrize("faults", [[], ["lost"], ["lost", "lost"]])
+def test_a_conditional_write_whose_answer_was_lost_was_done(
+    server: FaultyServer, store: S3Store, faults: list[str]
+) -> None:
+    server.body, server.faults = b"", list(faults)
+    info = store.write("x", b"first", if_version="")
+    assert (server.body, info.version) == (b"first", server.etag)
+    server.faults = list(faults)
+    assert store.write("x", b"second", if_version=info.version).version == server.etag
+    assert server.body == b"second"
+
+
+@pytest.mark.parametrize("faults", [[], ["503:SlowDown"]])
+def test_a_writer_that_came_second_is_refused_by_the_server_itself(
+    server: FaultyServer, store: S3Store, faults: list[str]
+) -> None:
+    server.body, server.hides, server.faults = b"of another", 1, list(faults)
+    with pytest.raises(StoreError, match=r"x: not written, another process has written it meanwhile; .*read it again"):
+        store.write("x", b"ours", if_version="")
+    assert server.body == b"of another"
 
 
 def test_a_server_that_cannot_be_reached_is_named() -> None:
