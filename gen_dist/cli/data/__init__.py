@@ -4,4 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from gen_dist.cli.data.index import index
+from gen_dist.cli.data.inspect import inspect
+from gen_dist.cli.data.pack import pack
+from gen_dist.cli.data.verify import verify
+
 app = typer.Typer(name="data", help="Make, index and check the shards that a run reads.", rich_markup_mode=None)
+app.command()(pack)
+app.command()(inspect)
+app.command()(index)
+app.command()(verify)
