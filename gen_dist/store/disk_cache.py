@@ -179,24 +179,34 @@ def _write_all(file: Any, data: memoryview) -> None:
 
 def _evict(folder: Path, limit_bytes: int, coming_bytes: int) -> None:
     """Removes stale parts, then the entries used least recently, until what is coming fits and a tenth is free."""
-    entries: list[tuple[int, int, Path]] = []  # when it was used, its bytes
-    for path in folder.glob("??/*"):
+    entries: list[tuple[int, int, str]] = []  # when it was used, its bytes
+    for path in _files(folder):
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
-            if path.suffix == ENTRY:
-                entries.append((stat.st_atime_ns, stat.st_size, path))
-            elif path.suffix == PART and time.time() - stat.st_mtime > STALE_S:
-                path.unlink()
+            if path.name.endswith(ENTRY):
+                entries.append((stat.st_atime_ns, stat.st_size, path.path))
+            elif path.name.endswith(PART) and time.time() - stat.st_mtime > STALE_S:
+                os.unlink(path)
     used_bytes = sum(size_bytes for _, size_bytes, _ in entries)
     margin_bytes = limit_bytes // SCANS_PER_LIMIT  # what this process may write until it looks again
     if used_bytes + coming_bytes + margin_bytes <= limit_bytes:
         return
     entries.sort(key=lambda entry: entry[0])
-    for _, size_bytes, path in entries:
+    for _, size_bytes, oldest in entries:
         if used_bytes + coming_bytes <= limit_bytes * KEPT_SHARE:
             return
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(oldest)
         used_bytes -= size_bytes
+
+
+def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What lies in the folders of entries; there may be a hundred thousand."""
+    with os.scandir(folder) as top:
+        for below in top:
+            if below.is_dir(follow_symlinks=False):
+                with os.scandir(below) as files:
+                    yield from files
 
 
 @contextlib.contextmanager

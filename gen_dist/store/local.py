@@ -113,7 +113,8 @@ class LocalStore:
         if version and now and now != version:
             file.close()
             url = f"{self.url}/{name}"
-            raise StoreError(f"{url}: size and time were {version} and are {now}: {CHANGED}", url=url)
+            copied = " (a copy for another machine must keep the times: cp -p)" if _same_size(version, now) else ""
+            raise StoreError(f"{url}: size and time were {version} and are {now}: {CHANGED}{copied}", url=url)
         return file
 
     def _publish(self, name: str, fill: Callable[[Path], object], *, if_version: str | None) -> ObjectInfo:
@@ -169,6 +170,10 @@ class LocalStore:
         url = f"{self.url}/{name}"
         remedy = REMEDIES.get(error.errno or 0, "check that this worker sees the folder")
         return StoreError(f"{url}: {error.strerror or error}; {remedy}", url=url)
+
+
+def _same_size(one: str, other: str) -> bool:
+    return one.partition("-")[0] == other.partition("-")[0]
 
 
 def _is_part(path: Path) -> bool:

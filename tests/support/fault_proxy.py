@@ -15,10 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
+
+from tests.support.gateway import Gateway
 
 PIECE_BYTES = 1 << 16
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "proxy-connection"}
@@ -60,7 +63,8 @@ class Plan:
 class FaultProxy:
     """A running proxy. `plan` and `before_request` may be set at any time."""
 
-    endpoint_url: str
+    gateway: Gateway
+    """The same server, reached through the proxy."""
     plan: Plan
     counts: collections.Counter[str] = field(default_factory=collections.Counter)
     """`requests`, methods, and faults by name, since the start."""
@@ -69,12 +73,15 @@ class FaultProxy:
     before_request: Callable[[str, str], None] | None = None
     """Called with method and path before a request is forwarded: the place to change an object under a reader."""
 
+    @property
+    def endpoint_url(self) -> str:
+        return self.gateway.endpoint_url
+
 
 @contextmanager
-def run_fault_proxy(endpoint_url: str, plan: Plan = Plan()) -> Iterator[FaultProxy]:
-    """A proxy of the server at `endpoint_url`, on a free port of this machine, for as long as the block runs."""
-    target = urlsplit(endpoint_url)
-    server = _Server(target.hostname or "", target.port or 80, plan)
+def run_fault_proxy(gateway: Gateway, **faults: Any) -> Iterator[FaultProxy]:
+    """A proxy of a gateway, on a free port of this machine, for as long as the block runs; `faults` make its Plan."""
+    server = _Server(gateway, Plan(**faults))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -90,10 +97,11 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False  # a client keeps its connections open
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, plan: Plan) -> None:
+    def __init__(self, gateway: Gateway, plan: Plan) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.target = (host, port)
-        self.proxy = FaultProxy(f"http://127.0.0.1:{self.server_port}", plan)
+        target = urlsplit(gateway.endpoint_url)
+        self.target = (target.hostname or "", target.port or 80)
+        self.proxy = FaultProxy(replace(gateway, endpoint_url=f"http://127.0.0.1:{self.server_port}"), plan)
         self._lock = threading.Lock()
         self._num_seen: collections.Counter[tuple[str, str, str]] = collections.Counter()
 
