@@ -46,8 +46,13 @@ def index(
     Reads each shard from front to back, decodes every image, and writes NAME.tar.gdx beside it and index.gdx for all.
     The same command again does only what is missing. Exit code 1: a shard cannot be read.
     """
+    from gen_dist.data.errors import DataError
     from gen_dist.data.index.build import Broken, index_shards, tars, write_manifest
 
+    if url.startswith("embedded://"):
+        raise DataError(
+            f"{url} is part of the package and needs no index", remedy="name a folder or s3://bucket/prefix"
+        )
     store = store_of(url, endpoint_url, region, addressing)
     shards = tars(store, patterns)
     started_s = time.monotonic()

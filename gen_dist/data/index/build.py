@@ -23,7 +23,6 @@ from gen_dist.store import ObjectInfo, Store, StoreError
 
 SMALL_BYTES = 64 << 20  # read here sooner than Ray has started
 NUM_EXAMPLES = 20  # of left-out samples that a shard tells of
-OURS = (SUFFIX, ".tar.idx")
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Broken:
 def tars(store: Store, patterns: Sequence[str]) -> list[ObjectInfo]:
     """The shards that match any of some globs, by name. Raises: DataError where one matches none; StoreError."""
     found = {shard.name: shard for pattern in patterns for shard in list_shards(store, pattern)}
-    return [found[name] for name in sorted(found) if not name.endswith(OURS)]
+    return [found[name] for name in sorted(found)]
 
 
 def index_shard(store: Store, shard: ObjectInfo, *, look: bool, has_table: bool, has_idx: bool) -> Indexed | Broken:
