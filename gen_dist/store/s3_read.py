@@ -6,6 +6,7 @@ All answers of one read are of one version of the object: the one asked for, els
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import re
 from datetime import datetime
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 BODY_PIECE_BYTES = 1 << 20
+TAIL_BYTES = 1 << 10
 SIZE_AND_TIME = re.compile(r"(\d+)-\d+")  # an ETag has quotes
 
 
@@ -40,6 +42,7 @@ class Answer:
         self._connection = connection
         self.version, self.missing_bytes = version, 0
         self._body: Any = None
+        self._plain: http.client.HTTPResponse | None = None
         request: dict[str, Any] = {"Key": connection.key(name)}
         if start or end is not None:
             request["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
@@ -64,6 +67,7 @@ class Answer:
             raise
 
     def _accept(self, answer: Any, *, ranged: bool, start: int) -> None:
+        self._plain = _plain(self._body)
         self.missing_bytes = answer["ContentLength"]
         size_bytes = self.missing_bytes
         if ranged:
@@ -87,7 +91,10 @@ class Answer:
         view = view[: min(len(view), self.missing_bytes, BODY_PIECE_BYTES)]
         if not view:
             return 0
-        num_bytes: int = self._body.readinto(view)
+        if self._plain is not None and self.missing_bytes > TAIL_BYTES:
+            num_bytes = self._plain.readinto(view[: self.missing_bytes - TAIL_BYTES])
+        else:
+            num_bytes = self._body.readinto(view)
         if not num_bytes:
             raise BrokenBodyError(f"the body ended {self.missing_bytes} bytes early")
         self.missing_bytes -= num_bytes
@@ -99,6 +106,15 @@ class Answer:
         if self._body is not None:
             with contextlib.suppress(Exception):
                 self._body.close()
+
+
+def _plain(body: Any) -> http.client.HTTPResponse | None:
+    """The response below a body, which reads into our room without a copy; None where it would need decoding.
+
+    The last bytes are left to the body, so that urllib3 sees the end and takes the connection back.
+    """
+    below = getattr(getattr(body, "_raw_stream", None), "_fp", None)
+    return below if isinstance(below, http.client.HTTPResponse) and not below.chunked else None
 
 
 class Reception:

@@ -27,6 +27,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.faults: list[str] = []
         self.ranges: list[str] = []
         self.etag = '"one"'
+        self.num_connections = 0
         self.body = DATA
         self.hides = 0
         """Looks at the object that do not see it yet: another writer was quicker than the next request."""
@@ -52,6 +53,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(int(status), f"<Error><Code>{code}</Code><Message>as\n told</Message></Error>".encode())
             return
         self._answer(206 if asked else 200, body, num_sent=len(body) // 2 if fault == "cut" else len(body))
+
+    def setup(self) -> None:
+        self.server.num_connections += 1
+        super().setup()
 
     def do_PUT(self) -> None:
         """Keeps the object as a server that honours conditions does; "lost" keeps it and does not say so."""
@@ -130,6 +135,13 @@ def test_a_read_goes_on_from_the_last_received_byte(server: FaultyServer, store:
     first, resumed = (int(asked.removeprefix("bytes=").split("-")[0]) for asked in server.ranges)
     assert first == 0
     assert 1_000_000 <= resumed <= 1_500_000  # what came before the cut is kept, up to a piece
+
+
+def test_reads_that_are_whole_share_a_connection(server: FaultyServer, store: S3Store) -> None:
+    for size in (1, 500, 1024, 1025, 5000, 1 << 20, (1 << 20) + 1024, 3_000_000):
+        assert store.read("x", 0, size) == DATA[:size]
+        assert store.stream("x").read() == DATA
+    assert (server.num_connections, store.stats.num_retries) == (1, 0)
 
 
 def test_a_file_that_is_read_through_faults_is_whole(server: FaultyServer, store: S3Store) -> None:
