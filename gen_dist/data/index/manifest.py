@@ -6,11 +6,10 @@ import json
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
-from safetensors.numpy import save
 
 from gen_dist.data.errors import DataError
 from gen_dist.data.index.blocks import Blocks, cut
-from gen_dist.data.index.table import AGAIN, ShardTable, read_arrays
+from gen_dist.data.index.table import AGAIN, ShardTable, read_arrays, write_arrays
 
 NAME = "index.gdx"
 FORMAT = "gen-dist manifest 1"
@@ -47,8 +46,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         about = {"format": FORMAT, "shards": json.dumps([asdict(shard) for shard in self.shards])}
-        arrays = {entry.name: np.ascontiguousarray(getattr(self.blocks, entry.name)) for entry in fields(Blocks)}
-        return bytes(save(arrays, metadata=about))
+        return write_arrays({entry.name: getattr(self.blocks, entry.name) for entry in fields(Blocks)}, about)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> Manifest:

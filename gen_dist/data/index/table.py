@@ -103,7 +103,7 @@ class ShardTable:
             "extensions": json.dumps(self.extensions),
             "left_out": json.dumps([[left.key, left.reason] for left in self.left_out]),
         }
-        return bytes(save({name: np.ascontiguousarray(getattr(self, name)) for name in DTYPES}, metadata=about))
+        return write_arrays({name: getattr(self, name) for name in DTYPES}, about)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> ShardTable:
@@ -178,6 +178,15 @@ DTYPES: dict[str, type] = {
 assert set(DTYPES) == {entry.name for entry in fields(ShardTable)} - {"extensions", "left_out"}
 
 _NUMPY = {"U8": np.uint8, "I64": np.int64, "I16": np.int16, "I32": np.int32, "U32": np.uint32}
+
+
+def write_arrays(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> bytes:
+    """A safetensors file that is the same for the same content: the library orders its header by chance."""
+    data = bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=dict(about)))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def read_arrays(data: bytes, *, where: str, form: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
