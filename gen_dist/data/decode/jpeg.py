@@ -17,7 +17,7 @@ from PIL import Image
 from gen_dist.data.augment import Crop
 from gen_dist.data.decode.errors import Buffer, DecodeError, one_line
 from gen_dist.data.decode.jpeg_header import JpegHeader, read_jpeg_header
-from gen_dist.data.decode.pillow import check_num_pixels, flip_in_place, open_rgb, place, upright
+from gen_dist.data.decode.pillow import check_num_pixels, open_rgb, place, upright
 
 _UNKNOWN_SUBSAMPLING = "Could not determine subsampling"
 _TURNED_SIDEWAYS = 5  # the first of the orientations that swap width and height
@@ -31,32 +31,36 @@ def decode_jpeg_into(data: Buffer, out: np.ndarray, *, crop: Crop, fast_downscal
     check_num_pixels(width_px, height_px)
     if out.shape == (height_px, width_px, 3) and orientation == 1 and num_components != 4 and crop.scale == 1.0:
         try:
-            simplejpeg.decode_jpeg(data, buffer=out)
+            if crop.flip:
+                # The bytes of a BGR row from its end are the mirrored RGB row, and bytes move quicker than pixels.
+                mirrored_hwC = simplejpeg.decode_jpeg(data, colorspace="BGR")
+                out.reshape(height_px, -1)[...] = mirrored_hwC.reshape(height_px, -1)[:, ::-1]
+            else:
+                simplejpeg.decode_jpeg(data, buffer=out)
+            return
         except (ValueError, KeyError) as error:
             if _UNKNOWN_SUBSAMPLING not in str(error):
                 raise _unreadable(data, error) from error
-        else:
-            if crop.flip:
-                flip_in_place(out)
-            return
     smallest = _smallest(header, out, crop) if fast_downscale else {}
     place(_decoded(data, header, smallest), out, crop=crop)
 
 
 def _decoded(data: Buffer, header: JpegHeader, smallest: dict[str, int]) -> Image.Image:
     """The upright image, at least as large as `smallest` says."""
-    space = "CMYK" if header.num_components == 4 else "RGBX"  # Pillow takes four bytes a pixel without a copy
+    space = "CMYK" if header.num_components == 4 else "RGBX"  # four bytes a pixel, as Pillow holds RGB
     try:
         pixels_hwC = simplejpeg.decode_jpeg(data, colorspace=space, **smallest)
     except (ValueError, KeyError) as error:
         if _UNKNOWN_SUBSAMPLING not in str(error):
             raise _unreadable(data, error) from error
         return open_rgb(data, formats=("JPEG",))  # rare sampling factors, which TurboJPEG's interface has no name for
-    if space == "CMYK":
-        np.subtract(255, pixels_hwC, out=pixels_hwC)  # files hold the inverse of the ink, as Adobe does
     size_px = (pixels_hwC.shape[1], pixels_hwC.shape[0])
-    image = upright(Image.frombuffer(space, size_px, pixels_hwC, "raw", space, 0, 1), header.orientation)
-    return image.convert("RGB") if space == "CMYK" else image
+    if space == "CMYK":
+        # Files hold the inverse of the ink, as Adobe does.
+        image = Image.frombytes("CMYK", size_px, np.subtract(255, pixels_hwC, out=pixels_hwC)).convert("RGB")
+    else:
+        image = Image.frombytes("RGB", size_px, pixels_hwC, "raw", "RGBX")
+    return upright(image, header.orientation)
 
 
 def _smallest(header: JpegHeader, out: np.ndarray, crop: Crop) -> dict[str, int]:

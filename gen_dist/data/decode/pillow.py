@@ -50,22 +50,14 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def place(image: Image.Image, out: np.ndarray, *, crop: Crop) -> None:
-    """The box of `crop` in an RGB or RGBX `image`, resized with Lanczos where it must be, into `out` (H, W, 3)."""
+    """The box of `crop` in an RGB `image`, resized with Lanczos where it must be, into `out` (H, W, 3)."""
     height_px, width_px = out.shape[:2]
     left, top, right, bottom = box = crop.box(*image.size, width_px=width_px, height_px=height_px)
     if (right - left, bottom - top) != (width_px, height_px):
         image = image.resize((width_px, height_px), Image.Resampling.LANCZOS, box=box)
     elif image.size != (width_px, height_px):
         image = image.crop((int(left), int(top), int(right), int(bottom)))
-    out[...] = np.asarray(image)[:, :, :3]
-    if crop.flip:
-        flip_in_place(out)
-
-
-def flip_in_place(pixels: np.ndarray) -> None:
-    """Mirrors (H, W, 3) uint8 left and right."""
-    whole = pixels.view("V3")  # a pixel at a time is three times as fast as a byte at a time
-    whole[...] = whole[:, ::-1]
+    out[...] = np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.flip else image)
 
 
 def check_num_pixels(width_px: int, height_px: int) -> None:
