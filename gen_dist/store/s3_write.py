@@ -61,21 +61,21 @@ def put(connection: S3Connection, name: str, data: bytes, *, if_version: str | N
             request["IfMatch"] = if_version
     num_tries = 0
 
-    def step() -> None:
+    def step() -> str:
         nonlocal num_tries
         num_tries += 1
         try:
-            connection.call("put_object", **request)
+            return str(connection.call("put_object", **request).get("ETag", ""))
         except ClientError as error:
             if if_version is None or status_of(error) != 412:
                 raise
             if num_tries > 1 and _holds(connection, name, data):
-                return  # an earlier try was done, and its answer lost
+                return ""  # an earlier try was done, and its answer lost
             raise _refused(url, "another process has written it meanwhile") from error
 
-    connection.retrying(step, what=f"{url}: writing {len(data)} bytes", url=url)
+    etag = connection.retrying(step, what=f"{url}: writing {len(data)} bytes", url=url)
     connection.stats.add(sent_bytes=len(data))
-    return _written(connection, name, len(data))
+    return _written(connection, name, len(data), etag=etag)
 
 
 def put_file(connection: S3Connection, name: str, path: Path) -> ObjectInfo:
@@ -88,11 +88,11 @@ def put_file(connection: S3Connection, name: str, path: Path) -> ObjectInfo:
     upload = _Upload(connection, name, path, size_bytes)
     try:
         upload.send_parts()
-        upload.complete()
+        etag = upload.complete()
     except BaseException:
         upload.abort()
         raise
-    return _written(connection, name, size_bytes)
+    return _written(connection, name, size_bytes, etag=etag)
 
 
 class _Upload:
@@ -137,23 +137,25 @@ class _Upload:
         self._connection.stats.add(sent_bytes=len(data))
         self._etags[number] = answer["ETag"]
 
-    def complete(self) -> None:
+    def complete(self) -> str:
+        """Makes the object of the parts; its ETag, "" where the answer with it was lost."""
         parts = [{"PartNumber": number + 1, "ETag": self._etags[number]} for number in range(self._num_parts)]
         num_tries = 0
 
-        def step() -> None:
+        def step() -> str:
             nonlocal num_tries
             num_tries += 1
             request = {"Key": self._key, "UploadId": self._id, "MultipartUpload": {"Parts": parts}}
             try:
-                self._connection.call("complete_multipart_upload", **request)
+                return str(self._connection.call("complete_multipart_upload", **request).get("ETag", ""))
             except ClientError as error:
                 lost = num_tries > 1 and error.response.get("Error", {}).get("Code") == "NoSuchUpload"
                 now = head(self._connection, self._name) if lost else None
                 if now is None or now.size_bytes != self._size_bytes:
                     raise
+                return ""
 
-        self._connection.retrying(step, what=f"{self._url}: completing the upload", url=self._url)
+        return self._connection.retrying(step, what=f"{self._url}: completing the upload", url=self._url)
 
     def abort(self) -> None:
         with contextlib.suppress(StoreError):  # the fault that led here is the one to report
@@ -164,9 +166,11 @@ class _Upload:
             )
 
 
-def _written(connection: S3Connection, name: str, size_bytes: int) -> ObjectInfo:
-    """What a later listing says of the object: some stores give an ETag for a write and for nothing else."""
+def _written(connection: S3Connection, name: str, size_bytes: int, *, etag: str) -> ObjectInfo:
+    """What a later listing says of the object we wrote: some stores give an ETag for a write and for nothing else."""
     info = head(connection, name)
+    if etag and info is not None and info.version and not SIZE_AND_TIME.fullmatch(info.version):
+        return ObjectInfo(name, size_bytes, etag)  # of ours, even if someone else has written it since
     if info is None or info.size_bytes != size_bytes:
         seen = f"of {info.size_bytes} bytes" if info else "gone"
         url = f"{connection.url}/{name}"

@@ -157,6 +157,18 @@ def test_an_object_that_changes_between_two_halves_of_a_read_stops_it(
         proxy.before_request, proxy.plan = None, Plan()
 
 
+def test_the_version_of_a_write_is_never_that_of_another_writer(
+    gateway: Gateway, proxy: FaultProxy, store: S3Store, tmp_path: Path
+) -> None:
+    def overwrite(method: str, path: str) -> None:
+        if method == "HEAD":
+            gateway.client().put_object(Bucket=gateway.bucket, Key=f"{tmp_path.name}/x", Body=b"of another")
+
+    proxy.before_request = overwrite
+    with pytest.raises(StoreError, match=r"object changed after it was indexed|written with 4 bytes, and is of 10"):
+        store.read("x", version=store.write("x", b"ours").version)
+
+
 def test_a_client_survives_a_fork_and_a_pickle(store: S3Store) -> None:
     store.write("x", DATA)
     copy = pickle.loads(pickle.dumps(store))
