@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Manifest:
     group_steps: dict[str, int]
     data_digest: str
     versions: dict[str, str]
+    stream: dict[str, Any] = field(default_factory=dict)
+    """How samples are shuffled, what was used of them, and which could not be read."""
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from gen_dist.data.decode import decode_caption, decode_image, decode_label
+from gen_dist.data.augment import Crop
+from gen_dist.data.decode import decode_array_into, decode_caption, decode_image_into, decode_label
 from gen_dist.data.errors import DataError
 from gen_dist.data.index import Index, Sample
 
 if TYPE_CHECKING:
     from gen_dist.job.spec import DataSpec
 
-KINDS = ("image", "caption", "label")
+KINDS = ("image", "caption", "label", "array")
 DTYPES: dict[str, type] = {"image": np.uint8, "caption": object, "label": np.int64}
+CAPTION_BYTES = 256  # what one caption is taken to cost in memory
+RESERVED = ("sample_id", "weight", "bad")  # what the stream adds to every batch
 
 
 class FieldLike(Protocol):
@@ -29,7 +32,17 @@ class FieldLike(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample: (3, H, W) for an image, () for the others."""
+        """Of one sample: (3, H, W) for an image, any for an array, () for the others."""
+        ...
+
+    @property
+    def member(self) -> str:
+        """Of an array: the ending of its `.npy` member; the other kinds are named by data.image and so on."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Of an array: numpy's name of its type, such as float16."""
         ...
 
 
@@ -41,45 +54,63 @@ class Source:
     kind: str
     shape: tuple[int, ...]
     members: tuple[tuple[str, str], ...]  # (extension, key into its JSON or "")
+    dtype: np.dtype
+    row_shape: tuple[int, ...]
+    """Of one row of a batch: an image's is (H, W, 3), as decoders write it."""
+    fast_downscale: bool = False
 
     @property
     def extensions(self) -> tuple[str, ...]:
         return tuple(extension for extension, _ in self.members)
 
-    def member(self, sample: Sample) -> tuple[str, str]:
-        """The (extension, key) that this sample has."""
-        for extension, key in self.members:
-            if extension in sample.members:
-                return extension, key
-        raise missing(self, sample)
+    @property
+    def row_bytes(self) -> int:
+        return CAPTION_BYTES if self.kind == "caption" else int(np.prod(self.row_shape)) * self.dtype.itemsize
 
-    def decode(self, data: bytes, key: str) -> np.ndarray | str | int:
-        """Raises: DecodeError."""
+    def empty(self, count: int) -> np.ndarray:
+        """(count, *row_shape), not filled."""
+        return np.empty((count, *self.row_shape), self.dtype)
+
+    def decode_into(self, rows: np.ndarray, row: int, data: memoryview, key: str, crop: Crop) -> None:
+        """Fill one row of a batch. Raises: DecodeError."""
         if self.kind == "image":
-            return decode_image(data, height_px=self.shape[1], width_px=self.shape[2])
-        return decode_caption(data, key) if self.kind == "caption" else decode_label(data, key)
+            decode_image_into(data, rows[row], crop=crop, fast_downscale=self.fast_downscale)
+        elif self.kind == "array":
+            decode_array_into(data, rows[row])
+        else:
+            rows[row] = decode_caption(data, key) if self.kind == "caption" else decode_label(data, key)
+
+    def clear(self, rows: np.ndarray, row: int) -> None:
+        """Fill one row with nothing: an image of grey, an empty caption, zeros."""
+        rows[row] = {"image": 128, "caption": ""}.get(self.kind, 0)
 
 
 def sources(fields: Mapping[str, FieldLike], spec: DataSpec) -> list[Source]:
-    """The sources of a recipe's fields. Raises: DataError for a kind or a shape that no stream gives."""
-    found = []
-    for name, field in fields.items():
-        if field.kind not in KINDS:
-            raise DataError(
-                f"batch field {name!r}: unknown kind {field.kind!r}", remedy=f"use one of {', '.join(KINDS)}"
-            )
-        shape = tuple(field.shape)
-        if field.kind == "image" and (len(shape) != 3 or shape[0] != 3 or min(shape) < 1):
-            raise DataError(f"batch field {name!r}: image shape {shape}", remedy="images are (3, height, width)")
-        if field.kind != "image" and shape:
-            raise DataError(f"batch field {name!r}: {field.kind} shape {shape}", remedy=f"a {field.kind} has shape ()")
+    """The sources of a recipe's fields. Raises: DataError for a kind, name or shape that no stream gives."""
+    return [_source(name, field, spec) for name, field in fields.items()]
+
+
+def _source(name: str, field: FieldLike, spec: DataSpec) -> Source:
+    if field.kind not in KINDS:
+        raise DataError(f"batch field {name!r}: unknown kind {field.kind!r}", remedy=f"use one of {', '.join(KINDS)}")
+    if name in RESERVED:
+        raise DataError(f"batch field {name!r}: the stream's own", remedy="give the field another name")
+    shape = tuple(field.shape)
+    if field.kind == "image" and (len(shape) != 3 or shape[0] != 3 or min(shape) < 1):
+        raise DataError(f"batch field {name!r}: image shape {shape}", remedy="images are (3, height, width)")
+    if field.kind in ("caption", "label") and shape:
+        raise DataError(f"batch field {name!r}: {field.kind} shape {shape}", remedy=f"a {field.kind} has shape ()")
+    if field.kind == "array":
+        pairs, dtype = [(field.member, "", "")], np.dtype(field.dtype)
+    else:
         written: str = {"image": spec.image, "caption": spec.caption, "label": spec.label}[field.kind]
         pairs = [word.partition(":") for word in written.split()]
-        if not pairs:
-            raise DataError(f"data.{field.kind} is empty, and the recipe's {name!r} needs it", remedy="name a member")
-        members = tuple((extension.lower().lstrip("."), key) for extension, _, key in pairs)
-        found.append(Source(name, field.kind, shape, members))
-    return found
+        dtype = np.dtype(DTYPES[field.kind])
+    members = tuple((extension.lower().lstrip("."), key) for extension, _, key in pairs)
+    if not all(extension for extension, _ in members) or not members:
+        raise DataError(f"batch field {name!r} names no member", remedy=f"name one, such as data.{field.kind}")
+    row_shape = (*shape[1:], 3) if field.kind == "image" else shape
+    return Source(name, field.kind, shape, members, dtype, row_shape, spec.fast_downscale)
 
 
 def check_fields(index: Index, fields: Mapping[str, FieldLike], spec: DataSpec) -> None:

@@ -3,50 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gen_dist.data.errors import DataError
 from gen_dist.data.fields import FieldLike, check_fields
-from gen_dist.data.index import Index, find_index
-from gen_dist.data.stream import Stream
-from gen_dist.store import open_store
+from gen_dist.data.index import Index, find_index, joined
+from gen_dist.data.mixture import Mixture
+from gen_dist.data.order import Order, Plan
+from gen_dist.data.stream import OrderLike, Stream
+from gen_dist.store import Store, gopen, open_store
+from gen_dist.store.disk_cache import CachedStore
 
 if TYPE_CHECKING:
     from gen_dist.job.spec import DataSpec
 
+CHECKED = 4  # samples decoded before a run starts
+DEFAULT_RUN = 32  # positions in one lane, where no micro-batch says
+
+
+gopen.register()  # plain wds.WebDataset("s3://...") of a user's own code is safe as well
+
+
+@dataclass(frozen=True)
+class Data:
+    """The sources that a run draws from. It pickles: find them once and hand them to every worker."""
+
+    sources: list[Index]
+    weights: list[float]
+
+    @cached_property
+    def index(self) -> Index:
+        """All samples, source after source."""
+        return joined(self.sources)
+
+    @property
+    def digest(self) -> str:
+        """Of the samples and their shares."""
+        if len(self.sources) == 1:
+            return self.index.digest
+        return f"{self.index.digest}:" + ":".join(f"{weight:g}" for weight in self.weights)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def plan(self, *, workers: int, shuffle_bytes: int, run: int) -> Plan:
+        """How a new run shuffles; a checkpoint keeps it."""
+        num_bytes = int(self.index.blocks.num_bytes.sum())
+        return Plan.fitting(
+            num_samples=len(self.index), num_bytes=num_bytes, workers=workers, shuffle_bytes=shuffle_bytes, run=run
+        )
+
+    def order(self, *, seed: int, plan: Plan) -> OrderLike:
+        counts = [index.blocks.num_samples for index in self.sources]
+        if len(self.sources) == 1:
+            return Order(seed=seed, num_in_block=counts[0], plan=plan)
+        return Mixture(seed=seed, sources=counts, weights=self.weights, plan=plan)
+
+
+def find_data(spec: DataSpec) -> Data:
+    """The training samples of data.url and data.mix. Raises: DataError, StoreError."""
+    wanted = [(spec.url, spec.train, spec.weight), *((mix.url, mix.train, mix.weight) for mix in spec.mix)]
+    sources = [find_index(open_data_store(spec, url), pattern) for url, pattern, _ in wanted]
+    return Data(sources, [weight for _, _, weight in wanted])
+
+
+def find_heldout(spec: DataSpec) -> Data | None:
+    """The samples of data.heldout, where there are any. Raises: DataError, StoreError."""
+    return Data([open_index(spec, pattern=spec.heldout)], [1.0]) if spec.heldout else None
+
+
+def open_data_store(spec: DataSpec, url: str) -> Store:
+    """The store of a data URL, behind the local cache where the job asks for one."""
+    store = open_store(url, spec.s3)
+    if spec.disk_cache and url.startswith("s3://"):
+        return CachedStore(store, Path(spec.disk_cache), limit_bytes=spec.disk_cache_bytes)
+    return store
+
 
 def open_index(spec: DataSpec, *, pattern: str) -> Index:
-    """The index of `pattern` (data.train or data.heldout). It pickles: build it once and hand it to every worker."""
-    return find_index(open_store(spec.url, spec.s3), pattern)
+    """The index of the shards of data.url that match a glob."""
+    return find_index(open_data_store(spec, spec.url), pattern)
 
 
 def open_stream(
-    spec: DataSpec, *, pattern: str, fields: Mapping[str, FieldLike], seed: int, index: Index | None = None
+    spec: DataSpec,
+    *,
+    fields: Mapping[str, FieldLike],
+    seed: int,
+    pattern: str = "",
+    data: Data | None = None,
+    plan: Plan | None = None,
 ) -> Stream:
-    """A stream whose fields were found in every sample and decoded from the first one.
+    """A stream over `data` (default: the shards of data.url that match `pattern`) in the order of `plan`.
 
     Raises: DataError, StoreError.
     """
-    store = open_store(spec.url, spec.s3)
-    stream = Stream(
-        store, index if index is not None else find_index(store, pattern), fields=fields, spec=spec, seed=seed
-    )
-    try:
-        stream.batch(0, 1)
-    except BaseException:
-        stream.close()
-        raise
-    return stream
+    if data is None:
+        data = Data([open_index(spec, pattern=pattern or spec.train)], [1.0])
+    if plan is None:
+        plan = data.plan(workers=1, shuffle_bytes=spec.shuffle_bytes, run=DEFAULT_RUN)
+    return Stream(data.index, data.order(seed=seed, plan=plan), fields=fields, spec=spec, seed=seed)
 
 
-def check_data(spec: DataSpec, *, fields: Mapping[str, FieldLike]) -> Index:
-    """The index of data.train, after checking that the samples of data.train and data.heldout have all fields."""
-    index = open_index(spec, pattern=spec.train)
-    check_fields(index, fields, spec)
-    if spec.heldout:
-        check_fields(open_index(spec, pattern=spec.heldout), fields, spec)
-    return index
+def check_data(spec: DataSpec, *, fields: Mapping[str, FieldLike]) -> tuple[Data, Data | None]:
+    """The training and the held-out samples, after checking that they have all fields."""
+    data, heldout = find_data(spec), find_heldout(spec)
+    for found in filter(None, (data, heldout)):
+        check_fields(found.index, fields, spec)
+        with open_stream(spec, fields=fields, seed=0, data=found) as stream:
+            first = stream.batch(0, min(CHECKED, len(found)))
+        if len(first["bad"]) == len(first["weight"]):  # one may be broken; all of them speak of the job
+            bad = first["bad"][0]
+            remedy = "replace these samples, or correct data.image, data.caption or data.label"
+            raise DataError(bad.reason, shard=bad.shard, key=bad.key, remedy=remedy)
+    return data, heldout
 
 
 def data_digest(spec: DataSpec) -> str:
-    """The digest of data.train: equal for equal shards wherever they are."""
-    return open_index(spec, pattern=spec.train).digest
+    """The digest of the training data: equal for equal shards wherever they are."""
+    return find_data(spec).digest

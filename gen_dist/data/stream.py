@@ -6,44 +6,91 @@ Shapes: B samples, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+from gen_dist.data.augment import CENTRE, Augment, Augmentations, augmentations
 from gen_dist.data.cache import DecodedCache
 from gen_dist.data.decode import DecodeError
-from gen_dist.data.errors import DataError
 from gen_dist.data.fields import FieldLike, check_fields, sources
 from gen_dist.data.index import Index
-from gen_dist.data.order import Order
+from gen_dist.data.order import Plan
 from gen_dist.data.prefetch import Prefetch
-from gen_dist.store import Store
+from gen_dist.data.reader import BlockReader
 
 if TYPE_CHECKING:
     from gen_dist.job.spec import DataSpec
 
-Batch = dict[str, torch.Tensor | list[str]]
-NUM_READERS = 4  # samples read and decoded at once; they wait for the store, or decode outside the interpreter's lock
+Batch = dict[str, Any]
+CHUNK = 8  # samples that one thread decodes at a time
+
+
+class OrderLike(Protocol):
+    """Which sample comes at which position."""
+
+    @property
+    def plan(self) -> Plan: ...
+
+    @property
+    def num_samples(self) -> int:
+        """In one epoch."""
+        ...
+
+    def ids(self, start: int, count: int) -> np.ndarray:
+        """(count,) int64 sample numbers of the positions [start, start + count)."""
+        ...
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that could not be decoded when its turn came."""
+
+    position: int
+    sample_id: int
+    shard: str
+    key: str
+    reason: str
+
+
+@dataclass
+class _Job:
+    """One batch on its way."""
+
+    position: int
+    ids: np.ndarray
+    needs: dict[int, int]
+    """Block -> samples that this batch takes from it."""
+    augment: Augmentations | None
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    weight: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    bad: list[BadSample] = field(default_factory=list)
+    decoding: list[Future[None]] = field(default_factory=list)
 
 
 class Stream:
     """The samples of an index, in the order of positions. A batch depends on nothing but its position and count.
 
-    Every worker holds a stream over all shards and asks for its own positions, see `order.own_part`.
+    Every worker holds a stream over all shards and asks for its own positions. Besides the recipe's fields a batch has
+    `sample_id` (B,) int64, `weight` (B,) float32: 1, or 0 for a sample that could not be decoded, and `bad`: those.
     """
 
     def __init__(
-        self, store: Store, index: Index, *, fields: Mapping[str, FieldLike], spec: DataSpec, seed: int
+        self, index: Index, order: OrderLike, *, fields: Mapping[str, FieldLike], spec: DataSpec, seed: int
     ) -> None:
         check_fields(index, fields, spec)
-        self.index = index
-        self.order = Order(seed=seed, num_samples=len(index))
-        self._store = store
-        self._sources = sources(fields, spec)
-        self._cache = DecodedCache(self._sources, num_samples=len(index), cache_bytes=spec.cache_bytes)
-        self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="gen-dist-read")
+        self.index, self.order = index, order
+        self._seed, self._sources = seed, sources(fields, spec)
+        self._augment = Augment(crop=spec.crop, min_scale=spec.min_scale, flip=spec.flip)
+        cache_bytes = 0 if self._augment != Augment() else spec.cache_bytes  # what is drawn anew is not kept
+        self._cache = DecodedCache(self._sources, num_samples=len(index), cache_bytes=cache_bytes)
+        self._reader = BlockReader(
+            index, self._sources, limit_bytes=2 * spec.shuffle_bytes, num_threads=spec.read_threads
+        )
+        self._decoders = ThreadPoolExecutor(spec.decode_threads, thread_name_prefix="gen-dist-decode")
         self._prefetches: list[Prefetch[Batch]] = []
 
     @property
@@ -61,32 +108,30 @@ class Stream:
 
         An image field is uint8 (B, 3, H, W), a label int64 (B,), a caption a list of B texts.
 
-        Raises: DataError for a sample that does not decode; StoreError.
+        Raises: StoreError; DataError where a shard became shorter.
         """
-        ids = self.order.ids(position, count)
-        rows, absent = self._cache.gather(ids)
-        if len(absent):
-            wanted = list(dict.fromkeys(ids[absent].tolist()))
-            loaded = dict(zip(wanted, self._readers.map(self._load, wanted), strict=True))
-            for row in absent.tolist():
-                for name, value in loaded[int(ids[row])].items():
-                    rows[name][row] = value
-        return {
-            source.name: rows[source.name].tolist() if source.kind == "caption" else torch.from_numpy(rows[source.name])
-            for source in self._sources
-        }
+        job = self.plan(position, count)
+        self.start(job)
+        return self.finish(job)
 
-    def prefetch(self, positions: Iterable[tuple[int, int]], *, depth: int = 2) -> Prefetch[Batch]:
-        """Iterates over (position, batch) for each (position, count), up to `depth` batches ahead in one thread."""
+    def prefetch(self, positions: Iterable[tuple[int, int]], *, depth: int = 4) -> Prefetch[Batch]:
+        """Iterates over (position, batch) for each (position, count), with up to `depth` batches being decoded."""
         self._prefetches = [running for running in self._prefetches if not running.closed]
-        self._prefetches.append(Prefetch(self.batch, positions, depth=depth))
+        self._prefetches.append(Prefetch(self, positions, depth=depth))
         return self._prefetches[-1]
+
+    def metrics(self) -> dict[str, float]:
+        """What the stream did so far: bytes, requests and retries of its stores, and how far it is ahead."""
+        counts = self.index.store_counts()
+        ahead = sum(running.num_ready for running in self._prefetches if not running.closed)
+        return {**counts, "held_bytes": self._reader.held_bytes, "batches_ahead": ahead}
 
     def close(self) -> None:
         """Ends all threads. Closing twice is fine."""
         for running in self._prefetches:
             running.close()
-        self._readers.shutdown(cancel_futures=True)
+        self._decoders.shutdown(cancel_futures=True)
+        self._reader.close()
 
     def __enter__(self) -> Stream:
         return self
@@ -94,31 +139,83 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _load(self, sample_id: int) -> dict[str, np.ndarray | str | int]:
-        """All fields of one sample, from one read that spans their members."""
-        sample = self.index.sample(sample_id)
-        chosen = [source.member(sample) for source in self._sources]
-        spans = [sample.members[extension] for extension, _ in chosen]
-        first = min((offset for offset, _ in spans), default=0)
-        end = max((offset + size for offset, size in spans), default=0)
-        data = self._store.read(sample.shard.name, first, end, version=sample.shard.version)
-        if len(data) < end - first:
-            raise DataError(
-                f"the shard ends at byte {first + len(data)} inside this sample, which was whole when indexed",
-                shard=f"{self._store.url}/{sample.shard.name}",
-                key=sample.key,
-                remedy="keep shards unchanged during a run, and restart it",
-            )
-        values: dict[str, np.ndarray | str | int] = {}
-        for source, (extension, key), (offset, size) in zip(self._sources, chosen, spans, strict=True):
+    def plan(self, position: int, count: int) -> _Job:
+        """Step 1 of a batch, see `prefetch.Maker`."""
+        ids = self.order.ids(position, count)
+        absent = self._cache.absent(ids)
+        blocks, taken = np.unique(self.index.blocks_of(ids[absent]), return_counts=True)
+        needs = dict(zip(blocks.tolist(), taken.tolist(), strict=True))
+        augment = None
+        if self._augment != Augment():
+            augment = augmentations(self._seed, np.arange(position, position + count), self._augment)
+        self._reader.request(needs)
+        return _Job(position, ids, needs, augment)
+
+    def start(self, job: _Job) -> None:
+        """Step 2."""
+        job.rows, absent = self._cache.gather(job.ids)
+        job.weight = np.ones(len(job.ids), np.float32)
+        if len(absent):
+            block_of = self.index.blocks_of(job.ids)
+            here = np.argsort(block_of[absent], kind="stable")  # a thread meets few blocks
+            order = absent[here]
+            for first in range(0, len(order), CHUNK):
+                chunk = order[first : first + CHUNK].tolist()
+                job.decoding.append(self._decoders.submit(self._decode, job, chunk, block_of))
+
+    def finish(self, job: _Job) -> Batch:
+        """Step 3."""
+        try:
+            for decoding in job.decoding:
+                decoding.result()
+        finally:
+            self.abandon(job)
+        batch: Batch = {
+            "sample_id": torch.from_numpy(job.ids),
+            "weight": torch.from_numpy(job.weight),
+            "bad": sorted(job.bad, key=lambda bad: bad.position),
+        }
+        for source in self._sources:
+            rows = job.rows[source.name]
+            if source.kind == "caption":
+                batch[source.name] = rows.tolist()
+            else:
+                tensor = torch.from_numpy(rows)
+                batch[source.name] = tensor.permute(0, 3, 1, 2) if source.kind == "image" else tensor
+        return batch
+
+    def abandon(self, job: _Job) -> None:
+        """Lets go of the blocks of a batch, once all that decode it have ended."""
+        for decoding in job.decoding:
+            if not decoding.cancel():
+                decoding.exception()
+        self._reader.done(job.needs.items())
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Whether there is room to plan further ahead."""
+        return self._reader.wait_for_room(timeout_s)
+
+    def _decode(self, job: _Job, rows: list[int], block_of: np.ndarray) -> None:
+        for row in rows:
+            sample_id = int(job.ids[row])
+            block = self._reader.block(int(block_of[row]))
+            crop = job.augment[row] if job.augment is not None else CENTRE
+            number = 0
             try:
-                values[source.name] = source.decode(data[offset - first : offset - first + size], key)
+                for number, source in enumerate(self._sources):
+                    data, choice = block.member(number, sample_id - block.first_id)
+                    source.decode_into(job.rows[source.name], row, data, source.members[choice][1], crop)
             except DecodeError as error:
-                raise DataError(
-                    f".{extension}: {error}",
-                    shard=f"{self._store.url}/{sample.shard.name}",
-                    key=sample.key,
-                    remedy=f"replace or remove the sample, or correct data.{source.kind}",
-                ) from error
-        self._cache.put(sample_id, values)
-        return values
+                self._leave_empty(job, row, f"{self._sources[number].name}: {error}")
+            else:
+                self._cache.put(sample_id, job.rows, row)
+
+    def _leave_empty(self, job: _Job, row: int, reason: str) -> None:
+        sample_id = int(job.ids[row])
+        for source in self._sources:
+            source.clear(job.rows[source.name], row)
+        job.weight[row] = 0.0
+        shard, table_row = self.index.locate(sample_id)
+        url = f"{self.index.store_of(shard).url}/{self.index.shards[shard].name}"
+        key = self.index.table(shard).key(table_row)
+        job.bad.append(BadSample(job.position + row, sample_id, url, key, reason))

@@ -106,6 +106,17 @@ class S3Spec(Spec):
     """Bucket in the path or in the host name. Many stores outside AWS want `path`."""
 
 
+class MixSpec(Spec):
+    """Another source of training samples, with the members and the object store of `data`."""
+
+    url: Annotated[str, AfterValidator(_url)]
+    """Where its shards are."""
+    train: Pattern = "*.tar"
+    """Pattern of the shard names below `url`."""
+    weight: PositiveFloat = 1.0
+    """Its share, relative to `data.weight` and the other sources'."""
+
+
 class DataSpec(Spec):
     """What to learn from: tar shards in the WebDataset layout (one sample = the members that share a name)."""
 
@@ -121,8 +132,35 @@ class DataSpec(Spec):
     """Ending of the member that holds the caption; `json:key` takes one value of a JSON member."""
     label: Member = "json:label"
     """Ending of the member that holds the class, a whole number; `json:key` takes one value of a JSON member."""
+    crop: Literal["centre", "random"] = "centre"
+    """Part of an image that fills the recipe's shape: the largest centred box, or one at a random place."""
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With `crop = "random"`: smallest side of the box, as a share of the largest possible one."""
+    flip: bool = False
+    """Mirror every other image left and right, at random. Wrong for letters and for captions that say left or right."""
+    fast_downscale: bool = True
+    """Let the JPEG decoder skip detail of images at least twice as large as wanted. A little softer, several times
+    faster."""
     cache_bytes: NonNegativeInt = 256 * 2**20
     """Memory of each worker for decoded images, in bytes. 0: decode every image each time."""
+    shuffle_bytes: PositiveInt = 512 * 2**20
+    """Memory of each worker for samples as they are stored, in bytes, to shuffle among; it may hold twice that while
+    it reads ahead. Data sets below it are shuffled as a whole."""
+    decode_threads: PositiveInt = 4
+    """Threads of each worker that decode."""
+    read_threads: PositiveInt = 8
+    """Reads of each worker that are under way at once."""
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.001
+    """Share of samples that may turn out unreadable while training (the first 10 are free); above it the run stops.
+    An unreadable sample keeps its place with weight 0 and is listed in the run's `bad_samples.jsonl`."""
+    disk_cache: Folder = ""
+    """Folder of each machine to keep what was read from `s3://`. Empty: none."""
+    disk_cache_bytes: PositiveInt = 100 * 2**30
+    """Room that `disk_cache` may take, in bytes; what was used longest ago goes first."""
+    weight: PositiveFloat = 1.0
+    """Share of `url` where `mix` adds other data; weights are relative to each other."""
+    mix: list[MixSpec] = []
+    """More data to draw from, `[[data.mix]]`, with exact shares in every few thousand images."""
     s3: S3Spec = S3Spec()
     """Only for `s3://` addresses."""
 

@@ -35,8 +35,12 @@ class PromptError(GenDistError):
 class Field:
     """One thing a recipe reads of every sample; checked against the shards before training starts."""
 
-    kind: Literal["image", "caption", "label"]
+    kind: Literal["image", "caption", "label", "array"]
     shape: tuple[int, ...] = ()
+    member: str = ""
+    """Of an array: the ending of its `.npy` member, such as latent.npy."""
+    dtype: str = "float32"
+    """Of an array."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gen_dist import checkpoint
-from gen_dist.data.fields import check_fields
-from gen_dist.data.index import Index
-from gen_dist.data.source import check_data, open_index
+from gen_dist.data.source import Data, check_data
 from gen_dist.job import arithmetic
 from gen_dist.job.errors import GenDistError
 from gen_dist.job.load import resolve
@@ -59,8 +57,8 @@ def train(job: JobSpec, *, watch: Watch) -> Outcome:
     folder = Path(arithmetic.run_folder(job))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.resolved.json").write_text(json.dumps(without_secrets(resolve(job)), indent=2) + "\n")
-    index, heldout = _data(job, watch)
-    tracker = Tracker(job, run_folder=folder, facts={"data_digest": index.digest, "versions": versions()})
+    data, heldout = _data(job, watch)
+    tracker = Tracker(job, run_folder=folder, facts={"data_digest": data.digest, "versions": versions()})
     tracker.start()
 
     def hear(event: Event) -> None:
@@ -71,7 +69,7 @@ def train(job: JobSpec, *, watch: Watch) -> Outcome:
     signalled = None
     try:
         if _images(folder) < arithmetic.images_at_end(job):
-            signalled = launch(job, folder=folder, train=index, heldout=heldout, watch=hear)
+            signalled = launch(job, folder=folder, train=data, heldout=heldout, watch=hear)
         finished = _images(folder) >= arithmetic.images_at_end(job)
         status = "FINISHED" if finished else "KILLED"
         tracker.wait(TRACKING_WAIT_S)
@@ -85,21 +83,25 @@ def train(job: JobSpec, *, watch: Watch) -> Outcome:
 
 def _placed(job: JobSpec) -> JobSpec:
     """The job with absolute folders: workers start in a folder of Ray's."""
-    data, run = job.data, job.run.model_copy(update={"folder": str(Path(job.run.folder).absolute())})
-    if "://" not in data.url:
-        data = data.model_copy(update={"url": str(Path(data.url).absolute())})
+    run = job.run.model_copy(update={"folder": str(Path(job.run.folder).absolute())})
+    mix = [source.model_copy(update={"url": _absolute(source.url)}) for source in job.data.mix]
+    data = job.data.model_copy(update={"url": _absolute(job.data.url), "mix": mix})
     return job.model_copy(update={"data": data, "run": run})
 
 
-def _data(job: JobSpec, watch: Watch) -> tuple[Index, Index | None]:
+def _absolute(url: str) -> str:
+    return url if "://" in url else str(Path(url).absolute())
+
+
+def _data(job: JobSpec, watch: Watch) -> tuple[Data, Data | None]:
     """The training and held-out samples, each with all that the recipe reads. Raises: DataError, StoreError."""
     fields = catalog.build(job.recipe, job.model).batch
-    index, heldout = check_data(job.data, fields=fields), None
-    if job.data.heldout:
-        heldout = open_index(job.data, pattern=job.data.heldout)
-        check_fields(heldout, fields, job.data)
-    watch({"kind": "data", "num_train": len(index), "num_heldout": len(heldout or ()), "digest": index.digest})
-    return index, heldout
+    data, heldout = check_data(job.data, fields=fields)
+    watch({"kind": "data", "num_train": len(data), "num_heldout": len(heldout or ()), "digest": data.digest})
+    if data.index.num_left_out:
+        text = f"{data.index.num_left_out} samples are left out; `gen-dist data verify` names them"
+        watch({"kind": "warning", "text": text})
+    return data, heldout
 
 
 def _publish(job: JobSpec, folder: Path, tracker: Tracker, watch: Watch) -> Published | None:

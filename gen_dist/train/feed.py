@@ -12,6 +12,7 @@ from gen_dist.data.stream import Stream
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes.contract import Clock, Recipe
+from gen_dist.train.ledger import Ledger
 
 AHEAD = 4  # micro-batches read before they are needed
 
@@ -50,13 +51,14 @@ class Feed:
         stream: Stream,
         recipe: Recipe,
         clock: Clock,
+        ledger: Ledger,
         *,
         job: JobSpec,
         rank: int,
         world_size: int,
         device: torch.device,
     ) -> None:
-        self._device = device
+        self._device, self._stream, self._ledger = device, stream, ledger
         self._parts = arithmetic.accumulation(job, world_size)
         positions = own_positions(recipe, clock, job=job, rank=rank, world_size=world_size)
         self._ahead = stream.prefetch(positions, depth=AHEAD)
@@ -67,10 +69,15 @@ class Feed:
         """This worker's micro-batches of the next global batch."""
         return [self._one() for _ in range(self._parts)]
 
+    def metrics(self) -> dict[str, float]:
+        """What this worker's stream did so far, see `Stream.metrics`."""
+        return self._stream.metrics()
+
     def _one(self) -> MicroBatch:
         asked_s = time.perf_counter()
         position, batch = next(self._ahead)
         self.waited_s += time.perf_counter() - asked_s
+        self._ledger.took(batch)
         return position, to_device(batch, self._device)
 
 
@@ -80,6 +87,7 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     for name, value in batch.items():
         if isinstance(value, torch.Tensor):
             value = value.to(device)
-            value = value.float().div_(127.5).sub_(1.0) if value.dtype == torch.uint8 else value
+            if value.dtype == torch.uint8:  # as (B, H, W, 3) in memory; the networks want (B, 3, H, W)
+                value = value.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1.0)
         moved[name] = value
     return moved

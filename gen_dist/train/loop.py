@@ -21,6 +21,7 @@ from gen_dist.train.averages import Averages
 from gen_dist.train.collective import Team
 from gen_dist.train.engines import Engines
 from gen_dist.train.feed import Feed, MicroBatch, images_of_step
+from gen_dist.train.ledger import Ledger
 from gen_dist.train.meters import Meters
 from gen_dist.train.rates import learning_rate
 from gen_dist.train.report import Report
@@ -45,6 +46,7 @@ class Loop:
         engines: Engines,
         averages: Averages,
         feed: Feed,
+        ledger: Ledger,
         studio: Studio,
         team: Team,
         clock: Clock,
@@ -54,6 +56,7 @@ class Loop:
     ) -> None:
         self.job, self.recipe, self.engines, self.averages = job, recipe, engines, averages
         self.feed, self.studio, self.team, self.clock = feed, studio, team, clock
+        self._ledger = ledger
         self._report, self._commit, self._should_stop = report, commit, should_stop
         self._frozen = studio.frozen
         self._meters = Meters(team.mean, device=team.device, images=clock.images)
@@ -139,7 +142,17 @@ class Loop:
                 f"{broken[0]}={metrics[broken[0]]} after {self.clock.images} images (step {self.clock.step}): lower the"
                 " learning rate under [model], or train.clip_norm; the newest checkpoint was written before this"
             )
+        metrics |= self._data_metrics()
         self._report("metrics", images=self.clock.images, step=self.clock.step, metrics=metrics)
+
+    def _data_metrics(self) -> dict[str, float]:
+        """Of all workers together, since they started."""
+        counts = self.feed.metrics()
+        names = sorted(counts)
+        local = torch.tensor([counts[name] for name in names], dtype=torch.float64, device=self.team.device)
+        sums = (self.team.mean(local) * self.team.size).tolist()
+        metrics = {f"data/{name}": value for name, value in zip(names, sums, strict=True)}
+        return {**metrics, "data/bad_samples": float(self._ledger.check(self.clock))}
 
     def _sample(self) -> None:
         weights = state.model_weights(self.engines, self.averages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def save(
     averages: Averages,
     team: Team,
     data_digest: str,
+    stream: Mapping[str, Any],
 ) -> Path | None:
     """Write a checkpoint (the leading worker; the path is None on the others). Collective."""
     model = model_weights(engines, averages)
@@ -64,6 +66,7 @@ def save(
             "group_steps": {name: num_steps(member) for name, member in engines.items()},
             "data_digest": data_digest,
             "versions": versions(),
+            "stream": dict(stream),
         }
     )
     checkpoint.keep_newest(folder, job.run.keep_checkpoints)

@@ -15,9 +15,10 @@ import ray
 import ray.train
 
 from gen_dist import checkpoint
-from gen_dist.data.index import Index
-from gen_dist.data.source import open_stream
+from gen_dist.data.order import Plan
+from gen_dist.data.source import Data, open_stream
 from gen_dist.data.stream import Stream
+from gen_dist.job import arithmetic
 from gen_dist.job.errors import GenDistError
 from gen_dist.job.load import load_resolved
 from gen_dist.job.spec import JobSpec
@@ -29,6 +30,7 @@ from gen_dist.train.report import Report, Reporter, silent
 
 if TYPE_CHECKING:
     from gen_dist.train.collective import Team
+    from gen_dist.train.ledger import Ledger
     from gen_dist.train.loop import Loop
 
 
@@ -40,8 +42,8 @@ class Assignment:
     """The resolved job."""
     run_folder: Path
     """Absolute; seen by every worker."""
-    train: Index
-    heldout: Index | None
+    train: Data
+    heldout: Data | None
     hub: Any
 
 
@@ -79,6 +81,7 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
     from gen_dist.train.averages import Averages
     from gen_dist.train.engines import Engines
     from gen_dist.train.feed import Feed
+    from gen_dist.train.ledger import Ledger
     from gen_dist.train.loop import Loop
     from gen_dist.train.studio import Studio
 
@@ -93,13 +96,16 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
     clock, found = Clock(images=0, step=0), checkpoint.newest(_checkpoints(assignment))
     if found is not None:
         clock = state.restore(found, **parts, data_digest=assignment.train.digest)
+    kept = checkpoint.read_manifest(found).stream if found is not None else {}
+    plan = Plan(**kept["plan"]) if kept else _plan(job, assignment.train)
+    ledger = Ledger(plan, team=team, max_bad_share=job.data.max_bad_share, folder=assignment.run_folder, state=kept)
     report("start", images=clock.images, resumed_from=str(found or ""), workers=team.size, **_sizes(engines))
 
     with ExitStack() as streams:
-        train = streams.enter_context(_open(job, recipe, pattern=job.data.train, index=assignment.train))
+        train = streams.enter_context(_open(job, recipe, assignment.train, plan))
         heldout = None
         if assignment.heldout is not None:
-            heldout = streams.enter_context(_open(job, recipe, pattern=job.data.heldout, index=assignment.heldout))
+            heldout = streams.enter_context(_open(job, recipe, assignment.heldout, None))
         studio = Studio(
             job,
             recipe=recipe,
@@ -112,12 +118,13 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
         )
         yield Loop(
             **parts,
-            feed=Feed(train, recipe, clock, job=job, rank=team.rank, world_size=team.size, device=team.device),
+            ledger=ledger,
+            feed=Feed(train, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=team.device),
             studio=studio,
             team=team,
             clock=clock,
             report=report,
-            commit=partial(_commit, assignment, team=team, report=report, **parts),
+            commit=partial(_commit, assignment, team=team, report=report, ledger=ledger, **parts),
             should_stop=StopSignal(assignment.hub),
         )
 
@@ -126,15 +133,29 @@ def _checkpoints(assignment: Assignment) -> Path:
     return assignment.run_folder / "checkpoints"
 
 
-def _open(job: JobSpec, recipe: Recipe, *, pattern: str, index: Index) -> Stream:
-    return open_stream(job.data, pattern=pattern, fields=recipe.batch, seed=job.seed, index=index)
+def _open(job: JobSpec, recipe: Recipe, data: Data, plan: Plan | None) -> Stream:
+    return open_stream(job.data, fields=recipe.batch, seed=job.seed, data=data, plan=plan)
 
 
-def _commit(assignment: Assignment, now: Clock, *, team: Team, report: Report, **parts: Any) -> Path | None:
+def _plan(job: JobSpec, data: Data) -> Plan:
+    """How a new run shuffles, for the most workers it may have."""
+    return data.plan(
+        workers=arithmetic.world_sizes(job)[-1],
+        shuffle_bytes=job.data.shuffle_bytes,
+        run=job.train.micro_batch_images,
+    )
+
+
+def _commit(
+    assignment: Assignment, now: Clock, *, team: Team, report: Report, ledger: Ledger, **parts: Any
+) -> Path | None:
     """Write a checkpoint, and say so to the watcher and to Ray. Every worker must call it."""
     from gen_dist.train import state
 
-    path = state.save(_checkpoints(assignment), now, **parts, team=team, data_digest=assignment.train.digest)
+    stream = ledger.commit(now)
+    path = state.save(
+        _checkpoints(assignment), now, **parts, team=team, data_digest=assignment.train.digest, stream=stream
+    )
     if path is not None:
         report("checkpoint", images=now.images, path=str(path))
     _point_ray_to(path, now)

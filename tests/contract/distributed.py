@@ -29,6 +29,7 @@ def train(case: Case) -> dict[str, Any]:
     from gen_dist.train.collective import Team
     from gen_dist.train.engines import Engines
     from gen_dist.train.feed import Feed
+    from gen_dist.train.ledger import Ledger
     from gen_dist.train.loop import Loop
     from gen_dist.train.masters import whole_weights
     from gen_dist.train.studio import Studio
@@ -62,15 +63,18 @@ def train(case: Case) -> dict[str, Any]:
             averages=averages,
             team=team,
             data_digest=DIGEST,
+            stream={},
         )
 
     data = stream(job, recipe)
+    ledger = Ledger(data.order.plan, team=team, max_bad_share=1.0)
     parts = {"job": job, "recipe": recipe, "team": team, "report": report}
     Loop(
         **parts,
         engines=engines,
         averages=averages,
-        feed=Feed(data, recipe, clock, job=job, rank=team.rank, world_size=team.size, device=device),
+        ledger=ledger,
+        feed=Feed(data, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=device),
         studio=Studio(**parts, frozen={}, train=data, heldout=data, folder=Path(tempfile.mkdtemp())),
         clock=clock,
         commit=commit,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from gen_dist.data.source import open_index, open_stream
+from gen_dist.data.source import find_data, open_stream
 from gen_dist.data.stream import Stream
 from gen_dist.job.spec import DataSpec, JobSpec, TrainSpec
 from gen_dist.recipes import catalog
@@ -104,16 +104,17 @@ def _measure(case: Case, *, folder: Path, hub: Any, tiny: bool, **_: object) -> 
     from gen_dist.train.collective import Team
     from tests.speed.bare_loop import BareLoop
 
-    index = open_index(job.data, pattern=job.data.train)
+    data = find_data(job.data)
     run_folder = folder / f"{case.recipe}-{len(list(folder.iterdir()))}"
-    assignment = Assignment(job=resolve(job), run_folder=run_folder, train=index, heldout=None, hub=hub)
+    assignment = Assignment(job=resolve(job), run_folder=run_folder, train=data, heldout=None, hub=hub)
     report = Reporter(run_folder / "events.jsonl", hub.put.remote)
     columns: dict[str, Any] = {}
 
     def open_warm(*args: Any, **kwargs: Any) -> Stream:
         """The first epoch decodes and keeps every image. What is compared is every epoch after it."""
         stream = open_stream(*args, **kwargs)
-        columns.update(stream.batch(0, stream.num_samples))
+        warm = stream.batch(0, stream.num_samples)
+        columns.update({name: warm[name] for name in (*kwargs["fields"], "weight")})
         return stream
 
     with (

@@ -17,6 +17,8 @@ class Wanted:
 
     kind: str
     shape: tuple[int, ...] = ()
+    member: str = ""
+    dtype: str = "float32"
 
 
 FIELDS = {"image": Wanted("image", (3, 16, 16)), "caption": Wanted("caption"), "label": Wanted("label")}

@@ -10,7 +10,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -40,14 +40,20 @@ class Index:
     """Sample i of N, in the order of shard names and then of the tar. Pickles; several threads may use it at once."""
 
     def __init__(
-        self, shards: Sequence[Shard], blocks: Blocks, *, store: Store, tables: Sequence[ShardTable] | None = None
+        self,
+        shards: Sequence[Shard],
+        blocks: Blocks,
+        *,
+        store: Store,
+        tables: Sequence[ShardTable] | None = None,
     ) -> None:
-        self.shards, self.blocks, self.store = list(shards), blocks, store
+        self.shards, self.blocks = list(shards), blocks
+        self._stores = [store] * len(self.shards)
         self.first_sample = np.concatenate([[0], np.cumsum([shard.num_samples for shard in self.shards])])
         """(shards + 1,) int64: sample numbers at which shards begin."""
         self.first_of_block = np.concatenate([[0], np.cumsum(blocks.num_samples, dtype=np.int64)])
         """(blocks + 1,) int64: sample numbers at which blocks begin."""
-        self._tables = list(tables) if tables is not None else None
+        self._tables: list[ShardTable | None] = list(tables) if tables is not None else [None] * len(self.shards)
         self._kept: OrderedDict[int, ShardTable] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -63,7 +69,7 @@ class Index:
     @property
     def is_stored(self) -> bool:
         """Whether it was made beforehand, and not from the tars at the start of this run."""
-        return self._tables is None
+        return all(table is None for table in self._tables)
 
     @property
     def num_left_out(self) -> int:
@@ -71,18 +77,29 @@ class Index:
 
     def table(self, number: int) -> ShardTable:
         """Of one shard. Raises: DataError where its sidecar is of another shard; StoreError."""
-        if self._tables is not None:
-            return self._tables[number]
+        held = self._tables[number]
+        if held is not None:
+            return held
         with self._lock:
             if number in self._kept:
                 self._kept.move_to_end(number)
                 return self._kept[number]
-        table = read_table(self.store, self.shards[number])
+        table = read_table(self._stores[number], self.shards[number])
         with self._lock:
             self._kept[number] = table
             while len(self._kept) > 1 and sum(map(len, self._kept.values())) * BYTES_PER_SAMPLE > TABLES_BYTES:
                 self._kept.popitem(last=False)
         return table
+
+    def store_of(self, number: int) -> Store:
+        """Where one shard is."""
+        return self._stores[number]
+
+    def store_counts(self) -> dict[str, int]:
+        """What its stores did so far in this process, see `StoreStats`."""
+        stores = {id(store): store for store in self._stores}
+        counts = [store.stats.counts() for store in stores.values()]
+        return {name: sum(count[name] for count in counts) for name in counts[0]}
 
     def locate(self, sample_id: int) -> tuple[int, int]:
         """(number of the shard, row in its table)."""
@@ -134,10 +151,27 @@ class Index:
         return sha.hexdigest()
 
 
+def joined(indices: Sequence[Index]) -> Index:
+    """Several indices as one: samples, shards and blocks follow each other in the order given."""
+    if len(indices) == 1:
+        return indices[0]
+    firsts = np.concatenate([[0], np.cumsum([len(index.shards) for index in indices])])
+    columns = {
+        entry.name: np.concatenate([getattr(index.blocks, entry.name) for index in indices]) for entry in fields(Blocks)
+    }
+    moved = np.repeat(firsts[:-1], [len(index.blocks) for index in indices]).astype(np.int32)
+    blocks = Blocks(**{**columns, "shard": columns["shard"] + moved})
+    shards = [shard for index in indices for shard in index.shards]
+    whole = Index(shards, blocks, store=indices[0].store_of(0))
+    whole._stores = [store for index in indices for store in index._stores]
+    whole._tables = [table for index in indices for table in index._tables]
+    return whole
+
+
 def read_table(store: Store, shard: Shard) -> ShardTable:
     """The sidecar of a shard. Raises: DataError where it is of another shard; StoreError."""
     name = shard.name + SUFFIX
     table = ShardTable.from_bytes(bytes(store.read(name)), where=f"{store.url}/{name}")
-    if table.digest != shard.digest:
+    if table.digest != shard.digest or (len(table) and int(table.end_bytes.max()) > shard.size_bytes):
         raise DataError("the table of a shard and the manifest disagree", shard=f"{store.url}/{name}", remedy=AGAIN)
     return table

@@ -1,0 +1,81 @@
+"""What a run has learned from, as its checkpoints keep it: a checksum of sample numbers, and the unreadable samples.
+
+A batch counts when the step that used it is committed by a checkpoint; what was only read ahead never does. `gen-dist
+data audit` computes the same checksums from the order alone and so proves that each sample was used once an epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gen_dist.data.audit import MASK, fingerprint
+from gen_dist.data.errors import DataError
+from gen_dist.data.order import Plan
+from gen_dist.data.stream import BadSample
+from gen_dist.recipes.contract import Clock
+from gen_dist.train.collective import Team
+
+FREE_BAD_SAMPLES = 10
+NAME = "bad_samples.jsonl"
+
+
+class Ledger:
+    """`state` is what the checkpoint kept that the run goes on from."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        team: Team,
+        max_bad_share: float,
+        folder: Path | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._plan, self._team, self._max_bad_share, self._folder = plan, team, max_bad_share, folder
+        state = state or {}
+        self._audit: list[list[int]] = [list(entry) for entry in state.get("audit", [])]
+        self._bad = [BadSample(**entry) for entry in state.get("bad", [])]
+        self._new: list[BadSample] = []
+        self._count, self._sum = 0, 0
+
+    def took(self, batch: dict[str, Any]) -> None:
+        """Notes one micro-batch of this worker, and takes from it what is not the recipe's."""
+        ids = batch.pop("sample_id")
+        self._new += batch.pop("bad")
+        self._count += len(ids)
+        self._sum = (self._sum + fingerprint(ids.numpy())) & MASK
+
+    def check(self, clock: Clock) -> int:
+        """How many samples could not be read so far. Collective. Raises: DataError where they are too many."""
+        new = torch.tensor(float(len(self._new)), device=self._team.device)
+        num_bad = len(self._bad) + round(float(self._team.mean(new)) * self._team.size)
+        if num_bad > FREE_BAD_SAMPLES and num_bad > self._max_bad_share * clock.images:
+            gathered = self._team.gather(self._new[:3])
+            seen = [bad for part in gathered for bad in part] or self._bad
+            raise DataError(
+                f"{num_bad} of {clock.images} samples could not be read, more than data.max_bad_share ="
+                f" {self._max_bad_share:g}; such as {seen[0].reason}",
+                shard=seen[0].shard,
+                key=seen[0].key,
+                remedy="mend or leave them out with `gen-dist data index`, or raise data.max_bad_share",
+            )
+        return num_bad
+
+    def commit(self, clock: Clock) -> dict[str, Any]:
+        """What the checkpoint at `clock` keeps. Collective."""
+        parts = self._team.gather((self._count, self._sum, self._new))
+        if any(count for count, _, _ in parts):
+            total = sum(part for _, part, _ in parts) & MASK
+            self._audit.append([clock.images, sum(count for count, _, _ in parts), total])
+        self._bad += sorted((bad for _, _, new in parts for bad in new), key=lambda bad: bad.position)
+        self._count, self._sum, self._new = 0, 0, []
+        if self._team.leads and self._bad and self._folder is not None:
+            lines = [json.dumps(asdict(bad)) for bad in self._bad]
+            (self._folder / NAME).write_text("\n".join(lines) + "\n")
+        return {"plan": asdict(self._plan), "audit": self._audit, "bad": [asdict(bad) for bad in self._bad]}
