@@ -13,6 +13,10 @@ from tests.speed.sides import Result
 
 BENCHMARKS = {
     "train-overhead": "tests.speed.train_overhead",
+    "stream-vs-peers": "tests.speed.stream.vs_peers",
+    "stream-ceiling": "tests.speed.stream.ceiling",
+    "stream-latents": "tests.speed.stream.latents",
+    "stream-resume": "tests.speed.stream.resume",
 }
 
 
@@ -25,7 +29,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--list", action="store_true", help="name the benchmarks and end")
     parser.add_argument("--json", action="store_true", help="print one line of JSON after the summary")
     parser.add_argument("--only", default="", metavar="CASE", help="only the cases whose name begins so")
-    parser.add_argument("--tiny", action="store_true", help="a few steps of tiny networks: shows that it runs, no more")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="a few steps of tiny networks, or a few samples: shows that it runs, no more",
+    )
     options = parser.parse_args(arguments)
     if options.list or options.name is None:
         for name, module in BENCHMARKS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,28 @@ from pathlib import Path
 import pytest
 
 from tests.speed.sides import Round, Spent, alternate, compare
+from tests.speed.stream.shards import Shards
+from tests.speed.stream.task import Measured
+from tests.speed.stream.turns import Side, check_same, per_sample, to_first_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def speed(*arguments: str) -> subprocess.CompletedProcess[str]:
+def speed(*arguments: str, scratch: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tests.speed", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.speed", *arguments],
+        cwd=ROOT,
+        env=os.environ | ({"TMPDIR": str(scratch)} if scratch else {}),
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where benchmarks keep their shards: the second one finds those of the first."""
+    return tmp_path_factory.mktemp("speed")
 
 
 def test_a_benchmark_ends_with_one_line_of_json() -> None:
@@ -34,7 +49,50 @@ def test_a_benchmark_ends_with_one_line_of_json() -> None:
 
 
 def test_every_benchmark_is_listed() -> None:
-    assert "train-overhead: " in speed("--list").stdout
+    listed = [line.partition(": ")[0] for line in speed("--list").stdout.splitlines()]
+    assert listed == ["train-overhead", "stream-vs-peers", "stream-ceiling", "stream-latents", "stream-resume"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unit"),
+    [(["stream-vs-peers", "--only", "webdataset"], "ms_per_image"), (["stream-resume", "--only", "undecoded"], "s")],
+)
+def test_the_stream_is_measured_from_a_real_server(arguments: list[str], unit: str, scratch: Path) -> None:
+    done = speed(*arguments, "--json", "--tiny", scratch=scratch)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["ratio"] == pytest.approx(found[f"ours_{unit}"] / found[f"theirs_{unit}"])
+    assert list(found["cases"]) == arguments[-1:]
+
+
+def test_the_ratio_is_that_of_the_quickest_peer() -> None:
+    quick, slow, ours = (Measured(wall_s, 1.0, 0.1, 64, 5.0) for wall_s in (2.0, 4.0, 1.0))
+    found = per_sample({"quick": [[ours, quick]], "slow": [[ours, slow]]})
+    assert found.ratio == found.cases["quick"]["ratio"] == 0.5
+    assert found.cases["slow"]["theirs_samples_per_s"] == pytest.approx(16.0)
+
+
+def test_the_first_batch_is_compared_by_the_shortest_wait_of_each_side() -> None:
+    rounds = [[Measured(9.0, 1.0, first_s, 64, 5.0) for first_s in pair] for pair in ((0.5, 2.0), (0.25, 4.0))]
+    assert to_first_batch({"theirs": rounds}).ratio == 0.125
+
+
+def test_a_side_that_delivers_other_samples_is_refused() -> None:
+    whole, other = Measured(1.0, 1.0, 0.1, 64, 5.0), Measured(1.0, 1.0, 0.1, 64, 6.0)
+    check_same(Side("ours"), whole, Side("webdataset"), whole)
+    with pytest.raises(ValueError, match="other samples than ours"):
+        check_same(Side("ours"), whole, Side("webdataset"), other)
+
+
+def test_the_shards_are_the_same_bytes_every_time(tmp_path: Path) -> None:
+    for kind, size_bytes in (("jpeg", 16_000), ("latents", 126_000)):
+        shards = Shards(kind, num_shards=2, shard_samples=8)
+        for folder in ("first", "second"):
+            shards.write(tmp_path / kind / folder)
+        for name in shards.names:
+            tar = (tmp_path / kind / "first" / name).read_bytes()
+            assert tar == (tmp_path / kind / "second" / name).read_bytes()
+            assert 0.5 < len(tar) / 8 / size_bytes < 1.5
 
 
 @pytest.mark.parametrize(
