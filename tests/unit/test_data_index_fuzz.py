@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gen_dist.data.errors import DataError
 from gen_dist.data.index import Manifest, ShardTable, scan_shard
 from gen_dist.data.index.manifest import shard_of
+from gen_dist.data.index.tar import plain_header
 from gen_dist.store import ObjectInfo
 from tests.support import odd_tars
 from tests.support.odd_tars import READABLE
@@ -107,6 +108,19 @@ def test_a_damaged_tar_gives_a_sound_table_or_one_line(data: bytes, look: bool) 
         return
     ShardTable.from_bytes(table.to_bytes({"name": "x.tar"}), where="x")
     assert not len(table) or int(table.end_bytes.max()) <= len(data)
+
+
+@bounded
+@given(damaged_tars())
+def test_a_header_that_is_read_quickly_is_read_as_tarfile_reads_it(data: bytes) -> None:
+    for at in range(0, len(data) - 511, 512):
+        quick = plain_header(data[at : at + 512])
+        if quick is not None:
+            try:
+                slow = tarfile.TarInfo.frombuf(data[at : at + 512], "utf-8", "surrogateescape")
+            except tarfile.HeaderError:
+                continue  # for its owner or its time, which nobody here asks for
+            assert (quick.name, quick.size, quick.type) == (slow.name, slow.size, slow.type)
 
 
 @bounded

