@@ -5,15 +5,22 @@ from __future__ import annotations
 import io
 import tarfile
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import webdataset as wds
 
+from gen_dist.data.decode import DecodeError, decode_image
 from gen_dist.data.errors import DataError
 from gen_dist.data.index import ShardTable, scan_shard
+from gen_dist.data.index.look import size_px
 from tests.support import odd_tars
+from tests.support.odd_images import odd_images
 from tests.support.odd_tars import add, jpeg
+
+ODD = odd_images()
 
 
 class Pipe(io.RawIOBase):
@@ -86,6 +93,22 @@ def test_images_that_cannot_be_decoded_are_left_out_and_listed(tmp_path: Path) -
     assert (table.width_px[5], table.height_px[5]) == (24, 8)  # upright
     assert (table.width_px[4], table.height_px[4]) == (1, 1)
     assert [left.key for left in scan(data).left_out] == ["bad-empty"]
+
+
+def can(decode: Callable[[bytes], object], data: bytes) -> bool:
+    try:
+        decode(data)
+    except DecodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_look_judges_an_image_as_a_run_does(name: str) -> None:
+    data, seen = ODD[name]
+    assert size_px(data) == seen.size
+    for damaged in (data[: len(data) * 2 // 3], data[:20], b"\xff\xd8\xff" + data[3:], data[:200] + data[230:]):
+        assert can(size_px, damaged) == can(partial(decode_image, height_px=8, width_px=8), damaged)
 
 
 def test_the_size_of_a_sample_is_that_of_its_first_image_by_name() -> None:

@@ -186,7 +186,12 @@ def _with_ray(
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if address:
-            ray.init(address=address, **quiet)
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+                remedy = f"check that `ray status --address {address}` answers here, or leave --address away"
+                what = " ".join(str(error).split())[-200:]
+                raise DataError(f"--address {address}: no Ray cluster ({what})", remedy=remedy) from error
         else:
             # "local" says that a cluster which happens to stand on this machine is not meant
             ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)

@@ -24,6 +24,7 @@ from typing import BinaryIO
 import numpy as np
 from webdataset.tariterators import base_plus_ext
 
+from gen_dist.data.decode.errors import DecodeError
 from gen_dist.data.errors import DataError
 from gen_dist.data.index.look import MOST_IMAGE_BYTES, chosen, is_image, size_px
 from gen_dist.data.index.table import LeftOut, ShardTable
@@ -39,8 +40,8 @@ class Row:
 
     key: str
     header_byte: int
-    members: list[tuple[str, int, int, int]] = field(default_factory=list)
-    """(extension, first byte, size, crc32)"""
+    members: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """By extension: (first byte, size, crc32)."""
     sizes: list[tuple[str, tuple[int, int]]] = field(default_factory=list)
     """(extension, (width, height)) of its images."""
     fault: str = ""
@@ -82,7 +83,7 @@ def _add(rows: list[Row], member: Member, reader: TarReader | None) -> None:
     image = is_image(extension)
     if member.is_sparse:
         row.fault = f".{extension} is stored sparse"
-    elif any(extension == other for other, *_ in row.members):
+    elif extension in row.members:
         row.fault = f"two members .{extension}"
     elif image and not member.size_bytes:
         row.fault = f".{extension} has no bytes"
@@ -91,7 +92,7 @@ def _add(rows: list[Row], member: Member, reader: TarReader | None) -> None:
         crc32, data = _payload(reader, kept=image and not row.fault and member.size_bytes <= MOST_IMAGE_BYTES)
         if image and not row.fault:
             _measure(row, extension, member.size_bytes, data)
-    row.members.append((extension, member.first_byte, member.size_bytes, crc32))
+    row.members[extension] = (member.first_byte, member.size_bytes, crc32)
 
 
 def _payload(reader: TarReader, *, kept: bool) -> tuple[int, bytes]:
@@ -110,7 +111,7 @@ def _measure(row: Row, extension: str, size_bytes: int, data: bytes) -> None:
         return
     try:
         row.sizes.append((extension, size_px(data)))
-    except ValueError as error:
+    except DecodeError as error:
         row.fault = f".{extension} cannot be decoded ({error})"
 
 
@@ -118,8 +119,8 @@ def table_of(rows: list[Row], *, where: str, looked: bool) -> ShardTable:
     """Raises: DataError for more extensions than a data set has."""
     good = [row for row in rows if not row.fault]
     extensions: dict[str, int] = {}
-    members = [member for row in good for member in row.members]
-    numbers = [extensions.setdefault(extension, len(extensions)) for extension, *_ in members]
+    members = [member for row in good for member in row.members.values()]
+    numbers = [extensions.setdefault(extension, len(extensions)) for row in good for extension in row.members]
     if len(extensions) > MOST_EXTENSIONS:
         seen = ", ".join(f".{extension}" for extension in list(extensions)[:3])
         remedy = "write keys without a dot: what follows the first dot is the extension"
@@ -132,9 +133,9 @@ def table_of(rows: list[Row], *, where: str, looked: bool) -> ShardTable:
         key_end=np.cumsum([len(key) for key in keys], dtype=np.int64),
         first_member=np.cumsum([0, *(len(row.members) for row in good)], dtype=np.int64),
         extension_of=np.array(numbers, np.int16),
-        offset_bytes=np.array([first for _, first, _, _ in members], np.int64),
-        size_bytes=np.array([size for _, _, size, _ in members], np.int64),
-        crc32=np.array([crc for *_, crc in members] if looked else [], np.uint32),
+        offset_bytes=np.array([first for first, _, _ in members], np.int64),
+        size_bytes=np.array([size for _, size, _ in members], np.int64),
+        crc32=np.array([crc for _, _, crc in members] if looked else [], np.uint32),
         width_px=np.ascontiguousarray(sizes[:, 0]),
         height_px=np.ascontiguousarray(sizes[:, 1]),
         left_out=[LeftOut(row.key, row.fault) for row in rows if row.fault],
