@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from gen_dist.data.buffers import Buffers
 from gen_dist.data.fields import Source
 
 
@@ -19,7 +20,7 @@ class DecodedCache:
 
     def __init__(self, sources: Sequence[Source], *, num_samples: int, cache_bytes: int) -> None:
         self.capacity = min(num_samples, cache_bytes // max(1, sum(source.row_bytes for source in sources)))
-        self._sources = sources
+        self._sources, self._buffers = sources, Buffers()
         self._columns = {source.name: source.empty(self.capacity) for source in sources}  # paged in on use
         self._slot_of = np.full(num_samples if self.capacity else 0, -1, np.int64)
         self._num_used = 0
@@ -32,17 +33,23 @@ class DecodedCache:
     def gather(self, ids: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """New arrays (count, ...) of each field, and the rows of them that are not kept and so not filled."""
         if not self.capacity:
-            return {source.name: source.empty(len(ids)) for source in self._sources}, np.arange(len(ids))
+            return {source.name: self._rows(source, len(ids)) for source in self._sources}, np.arange(len(ids))
         slots = self._slot_of[ids]
         absent = np.flatnonzero(slots < 0)
         rows: dict[str, np.ndarray] = {}
         for source in self._sources:
-            out = rows[source.name] = source.empty(len(ids))
+            out = rows[source.name] = self._rows(source, len(ids))
             if not len(absent):
                 np.take(self._columns[source.name], slots, axis=0, out=out, mode="clip")  # "raise" would copy twice
             elif len(absent) < len(ids):
                 out[slots >= 0] = self._columns[source.name][slots[slots >= 0]]
         return rows, absent
+
+    def _rows(self, source: Source, count: int) -> np.ndarray:
+        """Rows of a batch, not filled."""
+        if source.dtype.hasobject or not count:
+            return source.empty(count)
+        return self._buffers.take((count, *source.row_shape), source.dtype)
 
     def put(self, sample_id: int, rows: Mapping[str, np.ndarray], row: int) -> None:
         """Keeps one row of a batch while there is room."""
