@@ -1,19 +1,36 @@
 """The proof that a run used each sample once an epoch: checksums of its steps against those of the order.
 
+What a checkpoint keeps says which samples the workers took between two commits; the order says which ones stand there.
+Where both agree, counting the samples of the order counts those of the run.
+
 Shapes: N samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from gen_dist.data.errors import DataError
+from gen_dist.data.order import Plan
 from gen_dist.data.stream import OrderLike
 
 MASK = (1 << 64) - 1
-CHUNK = 1 << 20  # positions looked at together
+CHUNK = 1 << 17  # positions looked at together; more of them meet more windows, and cost more each
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a checkpoint keeps of the samples that its run used."""
+
+    plan: Plan
+    audit: list[tuple[int, int, int]]
+    """(end, samples taken, checksum) of each commit."""
+    bad: list[int]
+    """Positions whose samples could not be read."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +53,32 @@ class Epoch:
     num_samples: int
     used_once: int
     used_more: int
+    unreadable: int
+    """Of the uses, those with weight 0."""
     whole: bool
     """Whether the run got to its end."""
 
     @property
+    def missing(self) -> int:
+        """Samples that a whole epoch did not use; in an epoch under way they are still to come."""
+        return self.num_samples - self.used_once - self.used_more if self.whole else 0
+
+    @property
     def holds(self) -> bool:
         """Every sample once; in an epoch under way, none twice."""
-        return self.used_more == 0 and (not self.whole or self.used_once == self.num_samples)
+        return self.used_more == 0 and self.missing == 0
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What came of an audit."""
+
+    segments: list[Segment]
+    epochs: list[Epoch]
+
+    @property
+    def holds(self) -> bool:
+        return all(segment.agrees for segment in self.segments) and all(epoch.holds for epoch in self.epochs)
 
 
 def fingerprint(ids: np.ndarray) -> int:
@@ -56,42 +92,89 @@ def fingerprint(ids: np.ndarray) -> int:
     return int((bits ^ (bits >> np.uint64(31))).sum(dtype=np.uint64))
 
 
-def check_segments(order: OrderLike, audit: Sequence[Sequence[int]]) -> list[Segment]:
-    """Each committed stretch of positions, by (end, samples taken, checksum), against the order."""
-    found, first = [], 0
-    for end, count, checksum in audit:
-        expected = 0
-        for start in range(first, end, CHUNK):
-            expected = (expected + fingerprint(order.ids(start, min(CHUNK, end - start)))) & MASK
-        found.append(Segment(first, end, count, count == end - first and checksum == expected))
-        first = end
-    return found
+def kept(stream: Mapping[str, Any], *, where: str) -> Kept:
+    """What `stream` of a checkpoint's manifest says. Raises: DataError where it says nothing, or what no run writes."""
+    remedy = "audit a checkpoint that a run of this version wrote"
+    if not stream:
+        raise DataError("the checkpoint keeps no record of its samples", shard=where, remedy=remedy)
+    try:
+        audit = [(int(end), int(count), int(checksum)) for end, count, checksum in stream["audit"]]
+        return Kept(Plan(**stream["plan"]), audit, [int(bad["position"]) for bad in stream["bad"]])
+    except (KeyError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise DataError(f"a damaged record of samples ({said})", shard=where, remedy=remedy) from None
 
 
-def check_epochs(order: OrderLike, *, sizes: Sequence[int], end: int) -> list[Epoch]:
-    """How often each sample of each source stands in each of its epochs, in the positions [0, end)."""
+def prove(
+    order: OrderLike,
+    found: Kept,
+    *,
+    sizes: Sequence[int],
+    end: int,
+    progress: Callable[[int], object] = lambda num_positions: None,
+) -> Proof:
+    """Whether a run that committed [0, end) used what stands there, and how often that is each sample in each epoch.
+
+    `sizes` are the samples of each source; `progress` hears of positions as they are looked at.
+    """
+    counters = [_Counter(source, size) for source, size in enumerate(sizes)]
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    used = [np.zeros(size, np.int64) for size in sizes]
-    taken = [0] * len(sizes)
+    bad = np.array(sorted(found.bad), np.int64)
+    segments: list[Segment] = []
     epochs: list[Epoch] = []
-    for start in range(0, end, CHUNK):
-        ids = order.ids(start, min(CHUNK, end - start))
-        source_of = np.searchsorted(starts, ids, "right") - 1
-        for source, size in enumerate(sizes):
-            own = ids[source_of == source] - starts[source]
-            while len(own):
-                here, own = own[: size - taken[source]], own[size - taken[source] :]
-                np.add.at(used[source], here, 1)
-                taken[source] += len(here)
-                if taken[source] == size:
-                    epochs.append(_epoch(epochs, source, used[source], whole=True))
-                    used[source][:], taken[source] = 0, 0
-    for source in range(len(sizes)):
-        if taken[source]:
-            epochs.append(_epoch(epochs, source, used[source], whole=False))
-    return epochs
+    for first, last, count, checksum in _stretches(found.audit, end):
+        expected = 0
+        for start in range(first, last, CHUNK):
+            positions = np.arange(start, min(start + CHUNK, last))
+            ids = order.ids(start, len(positions))
+            expected = (expected + fingerprint(ids)) & MASK
+            source_of = np.searchsorted(starts, ids, "right") - 1
+            is_bad = np.isin(positions, bad)
+            for source, counter in enumerate(counters):
+                own = source_of == source
+                epochs += counter.add(ids[own] - starts[source], is_bad[own])
+            progress(len(positions))
+        segments.append(Segment(first, last, count, last > first and count == last - first and checksum == expected))
+    return Proof(segments, epochs + [counter.under_way() for counter in counters if counter.num_taken])
 
 
-def _epoch(before: Sequence[Epoch], source: int, used: np.ndarray, *, whole: bool) -> Epoch:
-    number = sum(epoch.source == source for epoch in before)
-    return Epoch(source, number, len(used), int((used == 1).sum()), int((used > 1).sum()), whole)
+def _stretches(audit: Sequence[tuple[int, int, int]], end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(first, end, samples taken, checksum) of what each commit says of [0, end), and of what none says anything."""
+    first = 0
+    for last, count, checksum in audit:
+        yield first, min(last, end), count, checksum
+        first = max(first, min(last, end))
+    if first < end:
+        yield first, end, 0, 0
+
+
+class _Counter:
+    """Counts the uses of each sample of one source, epoch by epoch."""
+
+    def __init__(self, source: int, size: int) -> None:
+        self._source, self._size = source, size
+        self._used = np.zeros(size, np.uint8)  # 2 is also for more: a byte a sample, for there may be billions
+        self._number, self._num_bad = 0, 0
+        self.num_taken = 0
+        """In the epoch under way."""
+
+    def add(self, samples: np.ndarray, is_bad: np.ndarray) -> list[Epoch]:
+        """Takes the next uses; returns the epochs that they complete."""
+        ended = []
+        while len(samples):
+            here = min(len(samples), self._size - self.num_taken)
+            which, times = np.unique(samples[:here], return_counts=True)
+            self._used[which] = np.minimum(self._used[which] + times, 2)
+            self._num_bad += int(is_bad[:here].sum())
+            self.num_taken += here
+            samples, is_bad = samples[here:], is_bad[here:]
+            if self.num_taken == self._size:
+                ended.append(self.under_way())
+                self._used[:] = 0
+                self._number, self._num_bad, self.num_taken = self._number + 1, 0, 0
+        return ended
+
+    def under_way(self) -> Epoch:
+        once, more = (int((self._used == times).sum()) for times in (1, 2))
+        whole = self.num_taken == self._size
+        return Epoch(self._source, self._number, self._size, once, more, self._num_bad, whole)

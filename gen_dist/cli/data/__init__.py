@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from gen_dist.cli.data.audit import audit
 from gen_dist.cli.data.index import index
 from gen_dist.cli.data.inspect import inspect
 from gen_dist.cli.data.pack import pack
@@ -14,3 +15,4 @@ app.command()(pack)
 app.command()(inspect)
 app.command()(index)
 app.command()(verify)
+app.command()(audit)
