@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,12 @@ class Block:
     first_id: int
     """Number of the first sample in the index."""
     num_bytes: int
-    pieces: list[tuple[int, memoryview]]
-    """(first byte in the shard, bytes), in their order."""
+    pieces: tuple[list[tuple[int, memoryview]], ...]
+    """(first byte in the shard, bytes), in their order: of the shard, and of the one derived from it."""
+    is_derived: tuple[bool, ...]
+    """(s,): which of the two holds each source."""
     offset_bytes: np.ndarray
-    """(s, n) int64 in the shard; -1 where the sample has no such member."""
+    """(s, n) int64 in its shard; -1 where the sample has no such member."""
     size_bytes: np.ndarray
     """(s, n) int64."""
     choice: np.ndarray
@@ -33,7 +35,7 @@ class Block:
     def member(self, source: int, row: int) -> tuple[memoryview, int]:
         """(bytes of the member, which of the source's members it is)."""
         start, size = int(self.offset_bytes[source, row]), int(self.size_bytes[source, row])
-        for first, data in reversed(self.pieces):
+        for first, data in reversed(self.pieces[self.is_derived[source]]):
             if first <= start:
                 return data[start - first : start - first + size], int(self.choice[source, row])
         raise KeyError(f"source {source} of row {row}")
@@ -42,12 +44,24 @@ class Block:
 def read_block(index: Index, number: int, sources: Sequence[Source]) -> Block:
     """Reads what `sources` need of one block. Raises: StoreError; DataError where the shard became shorter."""
     blocks = index.blocks
-    shard_number = int(blocks.shard[number])
+    rows = int(blocks.shard[number]), int(blocks.first_row[number]), int(blocks.num_samples[number])
+    is_derived = tuple(source.is_derived for source in sources)
+    shape = (len(sources), rows[2])
+    offsets, sizes, choice = np.full(shape, -1, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int8)
+    pieces: tuple[list[tuple[int, memoryview]], ...] = ([], [])
+    for derived, origin in enumerate((index, index.derived)):
+        here = [place for place, flag in enumerate(is_derived) if flag == bool(derived)]
+        if origin is not None and here:
+            offsets[here], sizes[here], choice[here] = _members(origin, *rows, [sources[place] for place in here])
+            pieces[derived].extend(_read(origin, rows[0], _spans(offsets[here], sizes[here])))
+    num_bytes = sum(len(data) for held in pieces for _, data in held)
+    return Block(int(index.first_of_block[number]), num_bytes, pieces, is_derived, offsets, sizes, choice)
+
+
+def _read(index: Index, shard_number: int, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
+    """(first byte, bytes) of each span of one shard."""
     shard, store = index.shards[shard_number], index.store_of(shard_number)
-    first_row, num_samples = int(blocks.first_row[number]), int(blocks.num_samples[number])
-    offsets, sizes, choice = _members(index, shard_number, first_row, num_samples, sources)
-    pieces = []
-    for start, end in _spans(offsets, sizes):
+    for start, end in spans:
         data = memoryview(bytearray(end - start))
         received = store.read_into(shard.name, start, data, version=shard.version)
         if received < end - start:
@@ -56,9 +70,7 @@ def read_block(index: Index, number: int, sources: Sequence[Source]) -> Block:
                 shard=f"{store.url}/{shard.name}",
                 remedy="keep shards unchanged during a run, and restart it",
             )
-        pieces.append((start, data))
-    first_id = int(index.first_of_block[number])
-    return Block(first_id, sum(len(data) for _, data in pieces), pieces, offsets, sizes, choice)
+        yield start, data
 
 
 def _members(

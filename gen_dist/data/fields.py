@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -58,6 +58,8 @@ class Source:
     row_shape: tuple[int, ...]
     """Of one row of a batch: an image's is (H, W, 3), as decoders write it."""
     fast_downscale: bool = False
+    is_derived: bool = False
+    """Read from the derived shards in place of the source's."""
 
     @property
     def extensions(self) -> tuple[str, ...]:
@@ -115,10 +117,18 @@ def _source(name: str, field: FieldLike, spec: DataSpec) -> Source:
 
 def check_fields(index: Index, fields: Mapping[str, FieldLike], spec: DataSpec) -> None:
     """That every sample has a member for every field; costs no read. Raises: DataError naming the first without."""
-    for source in sources(fields, spec):
-        sample_id = index.first_without(source.extensions)
+    for source in placed(sources(fields, spec), index):
+        sample_id = None if source.is_derived else index.first_without(source.extensions)
         if sample_id is not None:
             raise missing(source, index.sample(sample_id))
+
+
+def placed(sources: Sequence[Source], index: Index) -> list[Source]:
+    """Each from the derived shards where all samples have it there, else from the source's."""
+    derived = index.derived
+    if derived is None:
+        return list(sources)
+    return [replace(source, is_derived=derived.first_without(source.extensions) is None) for source in sources]
 
 
 def missing(source: Source, sample: Sample) -> DataError:
@@ -128,5 +138,7 @@ def missing(source: Source, sample: Sample) -> DataError:
         f"no member {wanted} for the batch field {source.name!r} (it has {has})",
         shard=sample.shard.name,
         key=sample.key,
-        remedy=f"set data.{source.kind} to a member that every sample has",
+        remedy="compute it with `gen-dist data derive`, and name the result in data.derived"
+        if source.kind == "array"
+        else f"set data.{source.kind} to a member that every sample has",
     )

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gen_dist.data.derived import Facts, joined_to
 from gen_dist.data.errors import DataError
 from gen_dist.data.fields import FieldLike, check_fields
 from gen_dist.data.index import Index, find_index, joined
@@ -20,6 +21,7 @@ from gen_dist.store.disk_cache import CachedStore
 if TYPE_CHECKING:
     from gen_dist.job.spec import DataSpec
 
+NOTHING: Facts = {}
 CHECKED = 4  # samples decoded before a run starts
 DEFAULT_RUN = 32  # positions in one lane, where no micro-batch says
 
@@ -42,9 +44,11 @@ class Data:
     @property
     def digest(self) -> str:
         """Of the samples and their shares."""
+        derived = self.index.derived
+        own = self.index.digest if derived is None else f"{self.index.digest}+{derived.digest}"
         if len(self.sources) == 1:
-            return self.index.digest
-        return f"{self.index.digest}:" + ":".join(f"{weight:g}" for weight in self.weights)
+            return own
+        return f"{own}:" + ":".join(f"{weight:g}" for weight in self.weights)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -63,16 +67,35 @@ class Data:
         return Mixture(seed=seed, sources=counts, weights=self.weights, plan=plan)
 
 
-def find_data(spec: DataSpec) -> Data:
-    """The training samples of data.url and data.mix. Raises: DataError, StoreError."""
-    wanted = [(spec.url, spec.train, spec.weight), *((mix.url, mix.train, mix.weight) for mix in spec.mix)]
-    sources = [find_index(open_data_store(spec, url), pattern) for url, pattern, _ in wanted]
-    return Data(sources, [weight for _, _, weight in wanted])
+def find_data(spec: DataSpec, *, made_with: Facts = NOTHING) -> Data:
+    """The training samples of data.url and data.mix, with their derived shards. Raises: DataError, StoreError.
+
+    `made_with`: what the recipe's derived arrays must have been computed with.
+    """
+    wanted = [(spec.url, spec.derived, spec.train), *((mix.url, mix.derived, mix.train) for mix in spec.mix)]
+    sources = [
+        _find(spec, url, derived=derived, pattern=pattern, made_with=made_with) for url, derived, pattern in wanted
+    ]
+    return Data(sources, [spec.weight, *(mix.weight for mix in spec.mix)])
 
 
-def find_heldout(spec: DataSpec) -> Data | None:
-    """The samples of data.heldout, where there are any. Raises: DataError, StoreError."""
-    return Data([open_index(spec, pattern=spec.heldout)], [1.0]) if spec.heldout else None
+def find_heldout(spec: DataSpec, *, made_with: Facts = NOTHING) -> Data | None:
+    """The samples of data.heldout, where there are any, as `find_data`. Raises: DataError, StoreError."""
+    if not spec.heldout:
+        return None
+    return Data([_find(spec, spec.url, derived=spec.derived, pattern=spec.heldout, made_with=made_with)], [1.0])
+
+
+def _find(spec: DataSpec, url: str, *, derived: str, pattern: str, made_with: Facts) -> Index:
+    if not derived and made_with:
+        members = " and ".join(f".{member}" for member in made_with)
+        command = f"gen-dist data derive MODEL {url} DEST"
+        what = f"the recipe reads {members} from derived shards, and the job names none for {url}"
+        raise DataError(what, remedy=f"run `{command}`, and write the `derived` beside this url in the job as DEST")
+    index = find_index(open_data_store(spec, url), pattern)
+    if not derived:
+        return index
+    return joined_to(index, open_data_store(spec, derived), pattern, made_with=made_with)
 
 
 def open_data_store(spec: DataSpec, url: str) -> Store:
@@ -108,9 +131,11 @@ def open_stream(
     return Stream(data.index, data.order(seed=seed, plan=plan), fields=fields, spec=spec, seed=seed)
 
 
-def check_data(spec: DataSpec, *, fields: Mapping[str, FieldLike]) -> tuple[Data, Data | None]:
+def check_data(
+    spec: DataSpec, *, fields: Mapping[str, FieldLike], made_with: Facts = NOTHING
+) -> tuple[Data, Data | None]:
     """The training and the held-out samples, after checking that they have all fields."""
-    data, heldout = find_data(spec), find_heldout(spec)
+    data, heldout = find_data(spec, made_with=made_with), find_heldout(spec, made_with=made_with)
     for found in filter(None, (data, heldout)):
         check_fields(found.index, fields, spec)
         with open_stream(spec, fields=fields, seed=0, data=found) as stream:

@@ -16,7 +16,7 @@ import torch
 from gen_dist.data.augment import CENTRE, Augment, Augmentations, augmentations
 from gen_dist.data.cache import DecodedCache
 from gen_dist.data.decode import DecodeError
-from gen_dist.data.fields import FieldLike, check_fields, sources
+from gen_dist.data.fields import FieldLike, check_fields, placed, sources
 from gen_dist.data.index import Index
 from gen_dist.data.order import Plan
 from gen_dist.data.prefetch import Prefetch
@@ -83,7 +83,7 @@ class Stream:
     ) -> None:
         check_fields(index, fields, spec)
         self.index, self.order = index, order
-        self._seed, self._sources = seed, sources(fields, spec)
+        self._seed, self._sources = seed, placed(sources(fields, spec), index)
         self._augment = Augment(crop=spec.crop, min_scale=spec.min_scale, flip=spec.flip)
         cache_bytes = 0 if self._augment != Augment() else spec.cache_bytes  # what is drawn anew is not kept
         self._cache = DecodedCache(self._sources, num_samples=len(index), cache_bytes=cache_bytes)

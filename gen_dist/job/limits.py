@@ -17,7 +17,7 @@ BATCH_KEYS = ("train.micro_batch_images", "cluster.num_workers")
 def limit_problems(job: JobSpec, zero_max: Mapping[str, int] | None) -> list[Problem]:
     """Everything that cannot be, for every allowed number of workers; `zero_max` None: the groups are unknown."""
     stages = _stage_problems(job, zero_max) if zero_max is not None else []
-    return [*_batch_problems(job), *_length_problems(job), *stages]
+    return [*_batch_problems(job), *_length_problems(job), *_derived_problems(job), *stages]
 
 
 def working_batches(job: JobSpec) -> list[int]:
@@ -86,6 +86,23 @@ def _length_problems(job: JobSpec) -> list[Problem]:
         remedy = f"write at least {train.global_batch_images}"
         concerns = ("train.global_batch_images",)
         found.append(Problem("train.total_images", what, remedy, train.total_images, concerns))
+    return found
+
+
+def _derived_problems(job: JobSpec) -> list[Problem]:
+    """What is stored was computed of the middle of each image, once."""
+    data = job.data
+    urls = [data.derived, *(mix.derived for mix in data.mix)]
+    found = []
+    if any(urls) and not all(urls):
+        what = "some sources have derived shards, and others none"
+        found.append(Problem("data.derived", what, "write `derived` beside each url, or nowhere", data.derived))
+    if any(urls) and data.flip:
+        what = "what is stored in data.derived cannot be mirrored"
+        found.append(Problem("data.flip", what, "write flip = false", data.flip, ("data.derived",)))
+    if any(urls) and data.crop == "random":
+        what = "what is stored in data.derived is of the middle of each image"
+        found.append(Problem("data.crop", what, 'write crop = "centre"', data.crop, ("data.derived",)))
     return found
 
 

@@ -46,6 +46,10 @@ def _url(text: str) -> str:
     return text
 
 
+def _url_or_nothing(text: str) -> str:
+    return _url(text) if text else text
+
+
 def _pattern(text: str) -> str:
     if text.startswith("/") or ".." in text.split("/"):
         raise ValueError("expected a pattern of names below data.url; write such as '*.tar' or 'train/*.tar'")
@@ -113,6 +117,8 @@ class MixSpec(Spec):
     """Where its shards are."""
     train: Pattern = "*.tar"
     """Pattern of the shard names below `url`."""
+    derived: Annotated[str, AfterValidator(_url_or_nothing)] = ""
+    """Its `data.derived`. All sources have one, or none has."""
     weight: PositiveFloat = 1.0
     """Its share, relative to `data.weight` and the other sources'."""
 
@@ -132,6 +138,9 @@ class DataSpec(Spec):
     """Ending of the member that holds the caption; `json:key` takes one value of a JSON member."""
     label: Member = "json:label"
     """Ending of the member that holds the class, a whole number; `json:key` takes one value of a JSON member."""
+    derived: Annotated[str, AfterValidator(_url_or_nothing)] = ""
+    """Where `gen-dist data derive` wrote what it computed of the shards of `url`, such as latents. What all samples
+    have there is read from there, and the rest from `url`. Empty: none."""
     crop: Literal["centre", "random"] = "centre"
     """Part of an image that fills the recipe's shape: the largest centred box, or one at a random place."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 1.0

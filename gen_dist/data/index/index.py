@@ -6,6 +6,7 @@ from the headers of the tars themselves, all of them, at the start of the run.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections import OrderedDict
@@ -56,6 +57,8 @@ class Index:
         self._tables: list[ShardTable | None] = list(tables) if tables is not None else [None] * len(self.shards)
         self._kept: OrderedDict[int, ShardTable] = OrderedDict()
         self._lock = threading.Lock()
+        self.derived: Index | None = None
+        """Other members of the same samples: shard and row there are those here. See `gen_dist.data.derived`."""
 
     def __len__(self) -> int:
         return int(self.first_sample[-1])
@@ -95,9 +98,16 @@ class Index:
         """Where one shard is."""
         return self._stores[number]
 
+    def with_derived(self, derived: Index) -> Index:
+        """The same samples, with the members that `derived` has of them."""
+        other = copy.copy(self)
+        other.derived = derived
+        return other
+
     def store_counts(self) -> dict[str, int]:
         """What its stores did so far in this process, see `StoreStats`."""
-        stores = {id(store): store for store in self._stores}
+        held = self._stores if self.derived is None else [*self._stores, *self.derived._stores]
+        stores = {id(store): store for store in held}
         counts = [store.stats.counts() for store in stores.values()]
         return {name: sum(count[name] for count in counts) for name in counts[0]}
 
@@ -165,6 +175,9 @@ def joined(indices: Sequence[Index]) -> Index:
     whole = Index(shards, blocks, store=indices[0].store_of(0))
     whole._stores = [store for index in indices for store in index._stores]
     whole._tables = [table for index in indices for table in index._tables]
+    derived = [index.derived for index in indices if index.derived is not None]
+    if len(derived) == len(indices):
+        whole.derived = joined(derived)
     return whole
 
 
