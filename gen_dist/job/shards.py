@@ -10,6 +10,7 @@ from gen_dist.job.spec import DataSpec
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "data"
 MOST_NAMES = 4
+NO_SHARDS = (".gdx", ".idx")  # indices: they lie beside shards and have their names in front
 
 
 def local_folder(url: str) -> Path | None:
@@ -26,7 +27,8 @@ def shards(url: str, pattern: str) -> dict[str, int] | None:
     if folder is None or not pattern:
         return None if folder is None else {}
     found = {path.relative_to(folder).as_posix(): path for path in folder.glob(pattern) if path.is_file()}
-    return {name: found[name].stat().st_size for name in sorted(found) if _matches(name, pattern)}
+    names = [name for name in sorted(found) if _matches(name, pattern) and not name.endswith(NO_SHARDS)]
+    return {name: found[name].stat().st_size for name in names}
 
 
 def _matches(name: str, pattern: str) -> bool:

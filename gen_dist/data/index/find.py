@@ -10,10 +10,9 @@ from gen_dist.data.index.blocks import cut
 from gen_dist.data.index.index import Index
 from gen_dist.data.index.manifest import NAME, Manifest, shard_of
 from gen_dist.data.index.scan import scan_shard
-from gen_dist.data.index.table import SUFFIX, ShardTable
+from gen_dist.data.index.table import ShardTable
+from gen_dist.job.shards import NO_SHARDS
 from gen_dist.store import ObjectInfo, Store
-
-NO_SHARDS = (SUFFIX, ".idx")  # what lies beside shards and has their names in front
 
 
 def find_index(store: Store, pattern: str) -> Index:
