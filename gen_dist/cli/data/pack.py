@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from gen_dist.data.pack import PackOptions, SourceSpec
     from gen_dist.data.pack.run import Progress
 
 LINES_A_PACK = 16  # where there is no terminal
@@ -28,14 +31,10 @@ def pack(
     size_px: Annotated[int, typer.Option("--size", metavar="PX", help="Resize the shorter side to this.")] = 0,
     upscale: Annotated[bool, typer.Option("--upscale", help="Enlarge smaller images too.")] = False,
     form: Annotated[Literal["keep", "jpeg", "webp", "png"], typer.Option("--format", help="Of the images.")] = "keep",
-    quality: Annotated[
-        int, typer.Option(metavar="1-100", help="Encode every image anew with it; else 95 where one must be.")
-    ] = 0,
+    quality: Annotated[int, typer.Option(metavar="1-100", help="Encode all anew; else 95 where one must be.")] = 0,
     min_size_px: Annotated[int, typer.Option("--min-size", metavar="PX", help="Leave out shorter sides below.")] = 0,
     max_aspect: Annotated[float, typer.Option(metavar="R", help="Leave out images longer than R : 1.")] = 0.0,
-    allow_uncaptioned: Annotated[
-        bool, typer.Option("--allow-uncaptioned", help="Pack samples without a caption where others have one.")
-    ] = False,
+    allow_uncaptioned: Annotated[bool, typer.Option("--allow-uncaptioned", help="Not only the captioned.")] = False,
     heldout: Annotated[float, typer.Option(metavar="SHARE", help="Share that goes to heldout-*.tar.")] = 0.0,
     shard_mb: Annotated[int, typer.Option(metavar="MIB", help="Size of a shard, nearly.")] = 256,
     prefix: Annotated[str, typer.Option(help="Of the shard names.")] = "train",
@@ -52,7 +51,6 @@ def pack(
     unless --size, --format or --quality says otherwise. What is left out is listed in DEST/pack.report.json.
     """
     from gen_dist.data.pack import PackOptions, SourceSpec
-    from gen_dist.data.pack import pack as run
     from gen_dist.job.spec import S3Spec
 
     spec = SourceSpec(
@@ -76,14 +74,21 @@ def pack(
         prefix=prefix,
         allow_uncaptioned=allow_uncaptioned,
     )
-    with _View(is_quiet=as_json) as view:
-        facts = run(spec, dest, options=options, num_workers=workers or num_cores(), tell=view).facts
-    if as_json:
-        from gen_dist.cli.app import print_report
+    _run(spec, dest, options, num_workers=workers or num_cores(), as_json=as_json)
 
-        print_report(facts)
-    else:
-        print(text(facts))
+
+def _run(spec: SourceSpec, dest: str, options: PackOptions, *, num_workers: int, as_json: bool) -> None:
+    from gen_dist.cli.app import print_report
+    from gen_dist.data.pack import pack as run
+
+    try:
+        with _View(is_quiet=as_json) as view:
+            facts = run(spec, dest, options=options, num_workers=num_workers, tell=view).facts
+    except KeyboardInterrupt:
+        print("ended; the same command packs what is missing", file=sys.stderr, flush=True)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more ends at once, and does not wait for the processes
+        raise typer.Exit(130) from None
+    print_report(facts) if as_json else print(text(facts))
 
 
 def num_cores() -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
+# Of names; what Pillow cannot read of them is told, and not passed over.
+IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "jfif")
 NO_IMAGE, NO_CAPTION, NOT_FOUND = "no image", "no caption", "image file not found"
 NOT_NAMED, UNDECODABLE = "not in the table", "undecodable"
 TOO_SMALL, TOO_LONG, BAD_TEXT = "too small", "too elongated", "unreadable caption or record"

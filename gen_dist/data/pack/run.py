@@ -8,9 +8,10 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -29,6 +30,7 @@ from gen_dist.store import Store, open_store
 REPORT = "pack.report.json"
 LONGEST_LIST = 10_000  # of left-out samples in the report; all of them are in pack/SHARD.json
 TELL_EVERY_S = 0.5
+STOP = "stop"  # a file in the working folder: the pack ends
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,16 @@ def pack(
         store_plan(store, about, shards)
     states = finished(store, shards)
     missing = [shard for shard in shards if shard.name not in states]
-    with TemporaryDirectory(prefix="gen-dist-pack-") as folder:
+    with TemporaryDirectory(prefix="gen-dist-pack-", ignore_cleanup_errors=True) as folder:
         num_threads = max(1, num_workers // max(1, len(missing)))
         tasks = (_task(shard, entries, listing, options, store, num_threads, Path(folder)) for shard in missing)
         counts = _Counts(shards, states, tell)
         made = _in_processes if min(num_workers, len(missing)) > 1 else _here
-        for state in made(tasks, counts, num_workers=min(num_workers, len(missing)), folder=Path(folder)):
-            states[state.name] = state
-            counts.finished(state)
+        how = {"num_tasks": len(missing), "num_workers": min(num_workers, len(missing))}
+        with closing(made(tasks, counts, folder=Path(folder), **how)) as new:
+            for state in new:
+                states[state.name] = state
+                counts.finished()
     facts = _facts(spec, dest, listing, [states[shard.name] for shard in shards])
     store.write(REPORT, json.dumps(facts, indent=1, ensure_ascii=False).encode("utf-8", "replace"))
     if not facts["packed"]:
@@ -145,12 +149,14 @@ class _Counts:
         self._num_samples = num_samples
         self._tell(Progress(self._before + num_samples, total_samples, self._num_shards, total_shards))
 
-    def finished(self, _: ShardState) -> None:
+    def finished(self) -> None:
         self._num_shards += 1
         self.at(self._num_samples)
 
 
-def _here(tasks: Iterable[Task], counts: _Counts, *, num_workers: int, folder: Path) -> Iterator[ShardState]:
+def _here(
+    tasks: Iterator[Task], counts: _Counts, *, folder: Path, num_tasks: int, num_workers: int
+) -> Generator[ShardState, None, None]:
     num_done = 0
 
     def told() -> None:
@@ -162,43 +168,47 @@ def _here(tasks: Iterable[Task], counts: _Counts, *, num_workers: int, folder: P
         yield write_shard(task, told)
 
 
-def _in_processes(tasks: Iterator[Task], counts: _Counts, *, num_workers: int, folder: Path) -> Iterator[ShardState]:
+def _in_processes(
+    tasks: Iterator[Task], counts: _Counts, *, folder: Path, num_tasks: int, num_workers: int
+) -> Generator[ShardState, None, None]:
     """Shards as they become finished; a few tasks are on their way to the processes at a time."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imports are paid for once, and not by every process
-    num_done, stop = context.Value("q", 0), context.Event()
+    context.set_forkserver_preload([__name__, "webdataset"])  # imports are paid for once, and not by every process
+    # a number for each task, written by one process only: no lock that an interrupted process could keep
+    num_done = context.RawArray("q", num_tasks)
     running: set[Future[ShardState]] = set()
-    with ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_start, initargs=(num_done, stop, folder, dict(os.environ))
-    ) as pool:
-        try:
-            is_all = False
-            while running or not is_all:
-                while not is_all and len(running) < 2 * num_workers:
-                    task = next(tasks, None)
-                    is_all = task is None
-                    if task is not None:
-                        running.add(pool.submit(_write, task))
-                done, running = wait(running, timeout=TELL_EVERY_S, return_when=FIRST_COMPLETED)
-                counts.at(num_done.value)
-                yield from (future.result() for future in done)
-        except BrokenProcessPool as error:
-            what = "a process of the pack was ended from outside, by lack of memory for example"
-            remedy = "give the same command with fewer --workers: finished shards are kept"
-            raise DataError(what, remedy=remedy) from error
-        finally:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(
+        num_workers, mp_context=context, initializer=_start, initargs=(num_done, folder, dict(os.environ))
+    )
+    numbered = enumerate(tasks)
+    is_all = False
+    try:
+        while running or not is_all:
+            while not is_all and len(running) < 2 * num_workers:
+                number, task = next(numbered, (0, None))
+                is_all = task is None
+                if task is not None:
+                    running.add(pool.submit(_write, number, task))
+            done, running = wait(running, timeout=TELL_EVERY_S, return_when=FIRST_COMPLETED)
+            counts.at(sum(num_done))
+            yield from (future.result() for future in done)
+    except BrokenProcessPool as error:
+        what = "a process of the pack was ended from outside, by lack of memory for example"
+        remedy = "give the same command with fewer --workers: finished shards are kept"
+        raise DataError(what, remedy=remedy) from error
+    finally:
+        (folder / STOP).touch()
+        pool.shutdown(wait=False, cancel_futures=True)  # what still runs ends at its next sample
 
 
 _num_done: Any = None
-_stop: Any = None
+_folder = Path()
 
 
-def _start(num_done: Any, stop: Any, folder: Path, environment: dict[str, str]) -> None:
+def _start(num_done: Any, folder: Path, environment: dict[str, str]) -> None:
     """Runs once in each process: Ctrl-C is the parent's to handle, and its death is ours."""
-    global _num_done, _stop
-    _num_done, _stop = num_done, stop
+    global _num_done, _folder
+    _num_done, _folder = num_done, folder
     os.environ.update(environment)  # credentials, for one: the server that forks us has those of its own start
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
@@ -212,12 +222,11 @@ def _end_with_parent(folder: Path) -> None:
         os._exit(1)
 
 
-def _write(task: Task) -> ShardState:
+def _write(number: int, task: Task) -> ShardState:
     def told() -> None:
-        if _stop.is_set():
+        if (_folder / STOP).exists() or not _folder.exists():
             raise _Stopped
-        with _num_done.get_lock():
-            _num_done.value += 1
+        _num_done[number] += 1
 
     return write_shard(task, told)
 

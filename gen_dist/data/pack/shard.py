@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import webdataset as wds
-
 from gen_dist.data.pack.listing import Entry, LeftOut, Listing, Raw, Reader, RejectedError
 from gen_dist.data.pack.options import PackOptions
 from gen_dist.data.pack.plan import ShardState, state_name
@@ -43,6 +41,8 @@ def write_shard(task: Task, told: Callable[[], None]) -> ShardState:
 
     Raises: DataError, StoreError where the source or the destination is in trouble; a bad sample is only left out.
     """
+    import webdataset as wds  # brings torch: only those who write a shard wait for it
+
     left_out = []
     num_samples = size_bytes = 0
     with TemporaryDirectory(dir=task.folder) as folder:
