@@ -35,9 +35,9 @@ class Mixture:
         self._source, quotas = _schedule(self.slots_of, num_runs=num_runs, run=plan.run, seed=seed)
         windows = [max(1, plan.window * int(slots) // self.period) for slots in self.slots_of]
         self._place = np.empty(self.period, np.int64)
-        for number in range(len(weights)):
-            here = self._source == number
-            self._place[here] = np.arange(here.sum())
+        self._slots = [np.flatnonzero(self._source == number) for number in range(len(weights))]
+        for slots in self._slots:
+            self._place[slots] = np.arange(len(slots))
         self.orders = [
             Order(
                 seed=(seed + number * 0x9E3779B97F4A7C15) % 2**64,
@@ -63,6 +63,18 @@ class Mixture:
             here = source == number
             ids[here] = self._first_id[number] + self.orders[number].at(inside[here])
         return ids
+
+    def section(self, position: int) -> tuple[int, int]:
+        """[start, end): the stretch around a position in which no source begins an epoch but at its start."""
+        starts, ends = [0], []
+        periods, slot = divmod(position, self.period)
+        for slots, order in zip(self._slots, self.orders, strict=True):
+            taken = periods * len(slots) + int(np.searchsorted(slots, slot, "right"))  # up to and with `position`
+            epoch = max(0, taken - 1) // order.num_samples
+            for found, first in ((starts, epoch * order.num_samples), (ends, (epoch + 1) * order.num_samples)):
+                if first:
+                    found.append(first // len(slots) * self.period + int(slots[first % len(slots)]))
+        return max(starts), min(ends)
 
     def split(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(source, position inside that source) of each position."""

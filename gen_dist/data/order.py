@@ -36,6 +36,16 @@ class Plan:
     """Samples that are permuted at a time inside a lane."""
     run: int
     """Neighbouring positions in one lane: the micro-batch."""
+    buckets: tuple[tuple[int, int], ...] = ()
+    """(height, width) in pixels of aspect-ratio buckets; none: all pictures are of one size."""
+    bucket_batch: int = 0
+    """Positions of one size: the global batch."""
+    bucket_window: int = 0
+    """Batches that are put together anew at a time."""
+
+    def __post_init__(self) -> None:
+        sizes = tuple((height_px, width_px) for height_px, width_px in self.buckets)  # a checkpoint keeps lists
+        object.__setattr__(self, "buckets", sizes)
 
     @classmethod
     def fitting(cls, *, num_samples: int, num_bytes: int, workers: int, shuffle_bytes: int, run: int) -> Plan:
@@ -80,6 +90,11 @@ class Order:
             self._in_epoch(int(part[0]) // self.num_samples, part) for part in np.split(positions, borders) if len(part)
         ]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def section(self, position: int) -> tuple[int, int]:
+        """[start, end): the epoch that holds a position."""
+        start = position // self.num_samples * self.num_samples
+        return start, start + self.num_samples
 
     def _in_epoch(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         ids = np.empty(len(positions), np.int64)
