@@ -214,3 +214,18 @@ def test_help_imports_nothing_heavy() -> None:
     code = "import sys, gen_dist.cli.data.pack, gen_dist.cli.data.inspect; print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not [name for name in ("numpy", "torch", "PIL", "boto3", "pyarrow", "rich") if f"'{name}'" in loaded]
+
+
+def test_ctrl_c_ends_a_pack_soon_and_says_how_to_go_on(source: Path, tmp_path: Path) -> None:
+    words = [str(PROGRAM), "data", "pack", str(source), "out", "--shard-mb", str(SHARD_MB), "--size", "300"]
+    words += ["--upscale", "--workers", "2"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    give_up_s = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < give_up_s and not list(tmp_path.glob("out/pack/train-*")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "ended; the same command packs what is missing"
+    assert not list(tmp_path.glob("gen-dist-pack-*"))
