@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tests.speed.stream.convert import SHARD_BYTES
 from tests.speed.stream.peers import peers_python
 from tests.speed.stream.shards import Shards
 from tests.support.gateway import Gateway, run_gateway
@@ -36,7 +37,7 @@ class Bed:
 
     def url(self, reader: str) -> str:
         """Where a reader finds what it reads."""
-        return f"s3://{self.gateway.bucket}/{reader if reader in CONVERTED else 'tars'}"
+        return f"s3://{self.gateway.bucket}/{prefix_of(reader)}"
 
     def python(self, reader: str) -> Path:
         return peers_python() if reader in CONVERTED else Path(sys.executable)
@@ -48,6 +49,11 @@ class Bed:
         return {**os.environ, **self.gateway.environment, **scratch, "S3_ENDPOINT_URL": self.gateway.endpoint_url}
 
 
+def prefix_of(reader: str) -> str:
+    """Another size of a peer's files is kept beside the first."""
+    return f"{reader}-{SHARD_BYTES >> 20}m" if reader in CONVERTED else "tars"
+
+
 @contextmanager
 def run_bed(shards: Shards, *, readers: Sequence[str]) -> Iterator[Bed]:
     """What these readers need, made where it was not kept from an earlier run, below the folder for temporary files."""
@@ -57,8 +63,8 @@ def run_bed(shards: Shards, *, readers: Sequence[str]) -> Iterator[Bed]:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a server a folder
         with run_gateway(folder / "gateway") as gateway:
             bed, tars = Bed(gateway, shards), folder / "tars"
-            for prefix in ("tars", *(reader for reader in readers if reader in CONVERTED)):
-                _once(folder / f"{prefix}.made", partial(_fill, bed, prefix, folder))
+            for reader in ("ours", *(reader for reader in readers if reader in CONVERTED)):
+                _once(folder / f"{prefix_of(reader)}.made", partial(_fill, bed, reader, folder))
             _once(folder / f"index-{_index_version()}.made", partial(_index, bed))
             shutil.rmtree(tars, ignore_errors=True)
             yield bed
@@ -70,17 +76,17 @@ def _once(marker: Path, make: Callable[[], None]) -> None:
         marker.touch()
 
 
-def _fill(bed: Bed, prefix: str, folder: Path) -> None:
-    tars, made = folder / "tars", folder / prefix
+def _fill(bed: Bed, reader: str, folder: Path) -> None:
+    tars, made = folder / "tars", folder / prefix_of(reader)
     shutil.rmtree(made, ignore_errors=True)
-    print(f"making {bed.shards.name}/{prefix}", file=sys.stderr)
+    print(f"making {bed.shards.name}/{made.name}", file=sys.stderr)
     if not tars.exists():
         bed.shards.write(tars)
-    if prefix != "tars":
-        command: list[str | Path] = [bed.python(prefix), "-m", "tests.speed.stream.convert", prefix, tars, made]
+    if reader in CONVERTED:
+        command: list[str | Path] = [bed.python(reader), "-m", "tests.speed.stream.convert", reader, tars, made]
         subprocess.run(command, cwd=ROOT, env=bed.environment, check=True, stdout=sys.stderr)
-    bed.gateway.upload(made, prefix=prefix)
-    if prefix != "tars":
+    bed.gateway.upload(made, prefix=made.name)
+    if made != tars:
         shutil.rmtree(made)
 
 
