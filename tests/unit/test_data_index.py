@@ -11,10 +11,12 @@ import pytest
 import webdataset as wds
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
 
 from gen_dist.data.errors import DataError
 from gen_dist.data.fields import check_fields
 from gen_dist.data.index import Index, LeftOut, find_index
+from gen_dist.data.index.scan import key_and_extension
 from gen_dist.job.spec import DataSpec
 from gen_dist.store import open_store
 from tests.support.shards import FIELDS, Wanted, write_shards
@@ -201,3 +203,9 @@ def test_a_data_error_survives_its_way_from_a_worker() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == "s.tar: sample 'k': what; do this"
     assert (again.shard, again.key, again.remedy) == ("s.tar", "k", "do this")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text("ab._/\n ", max_size=12))
+def test_names_are_split_as_webdataset_splits_them(name: str) -> None:
+    assert key_and_extension(name) == base_plus_ext(name)

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
-from webdataset.tariterators import base_plus_ext
 
 from gen_dist.data.decode.errors import DecodeError
 from gen_dist.data.errors import DataError
@@ -74,7 +73,7 @@ def scan_range(file: BinaryIO, *, where: str, start: int, end: int) -> list[Row]
 
 
 def _add(rows: list[Row], member: Member, reader: TarReader | None) -> None:
-    key, extension = base_plus_ext(member.name)
+    key, extension = key_and_extension(member.name)
     if key is None or META.match(member.name):
         return
     if not rows or rows[-1].key != key:
@@ -140,3 +139,15 @@ def table_of(rows: list[Row], *, where: str, looked: bool) -> ShardTable:
         height_px=np.ascontiguousarray(sizes[:, 1]),
         left_out=[LeftOut(row.key, row.fault) for row in rows if row.fault],
     )
+
+
+_SAMPLE = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+
+
+def key_and_extension(name: str) -> tuple[str, str] | tuple[None, None]:
+    """The sample that a member belongs to and what it is of it: `a/b.seg.png` -> `a/b`, `seg.png`.
+
+    webdataset's own rule, written down here because importing webdataset imports torch; a test compares the two.
+    """
+    found = _SAMPLE.match(name)
+    return (found[1], found[2]) if found else (None, None)
