@@ -66,7 +66,8 @@ class Mixture:
 
     def section(self, position: int) -> tuple[int, int]:
         """[start, end): the stretch around a position in which no source begins an epoch but at its start."""
-        starts, ends = [0], []
+        starts: list[int] = [0]
+        ends: list[int] = []
         periods, slot = divmod(position, self.period)
         for slots, order in zip(self._slots, self.orders, strict=True):
             taken = periods * len(slots) + int(np.searchsorted(slots, slot, "right"))  # up to and with `position`

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gen_dist.data.buckets import Aspects, Bucketed, Size, with_buckets
 from gen_dist.data.derived import Facts, joined_to
 from gen_dist.data.errors import DataError
 from gen_dist.data.fields import FieldLike, check_fields
@@ -53,18 +54,22 @@ class Data:
     def __len__(self) -> int:
         return len(self.index)
 
-    def plan(self, *, workers: int, shuffle_bytes: int, run: int) -> Plan:
-        """How a new run shuffles; a checkpoint keeps it."""
+    def plan(self, *, workers: int, shuffle_bytes: int, run: int, buckets: Sequence[Size] = (), batch: int = 0) -> Plan:
+        """How a new run shuffles; a checkpoint keeps it. `buckets` share out global batches of `batch` samples."""
         num_bytes = int(self.index.blocks.num_bytes.sum())
-        return Plan.fitting(
+        plan = Plan.fitting(
             num_samples=len(self.index), num_bytes=num_bytes, workers=workers, shuffle_bytes=shuffle_bytes, run=run
         )
+        return with_buckets(plan, sizes=buckets, batch=batch) if buckets else plan
 
     def order(self, *, seed: int, plan: Plan) -> OrderLike:
         counts = [index.blocks.num_samples for index in self.sources]
+        order: Order | Mixture
         if len(self.sources) == 1:
-            return Order(seed=seed, num_in_block=counts[0], plan=plan)
-        return Mixture(seed=seed, sources=counts, weights=self.weights, plan=plan)
+            order = Order(seed=seed, num_in_block=counts[0], plan=plan)
+        else:
+            order = Mixture(seed=seed, sources=counts, weights=self.weights, plan=plan)
+        return Bucketed(order, aspects=Aspects(self.index), seed=seed) if plan.buckets else order
 
 
 def find_data(spec: DataSpec, *, made_with: Facts = NOTHING) -> Data:

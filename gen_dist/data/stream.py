@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from gen_dist.data.augment import CENTRE, Augment, Augmentations, augmentations
+from gen_dist.data.buckets import Bucketed, resized
 from gen_dist.data.cache import DecodedCache
 from gen_dist.data.decode import DecodeError
 from gen_dist.data.fields import FieldLike, check_fields, placed, sources
@@ -65,6 +66,7 @@ class _Job:
     needs: dict[int, int]
     """Block -> samples that this batch takes from it."""
     augment: Augmentations | None
+    cache: DecodedCache
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     weight: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     bad: list[BadSample] = field(default_factory=list)
@@ -85,8 +87,13 @@ class Stream:
         self.index, self.order = index, order
         self._seed, self._sources = seed, placed(sources(fields, spec), index)
         self._augment = Augment(crop=spec.crop, min_scale=spec.min_scale, flip=spec.flip)
-        cache_bytes = 0 if self._augment != Augment() else spec.cache_bytes  # what is drawn anew is not kept
+        # what is drawn anew is not kept, nor what may have another size in the next epoch
+        cache_bytes = spec.cache_bytes if self._augment == Augment() and not order.plan.buckets else 0
         self._cache = DecodedCache(self._sources, num_samples=len(index), cache_bytes=cache_bytes)
+        self._cache_of = {
+            size: DecodedCache(resized(self._sources, size), num_samples=0, cache_bytes=0)
+            for size in order.plan.buckets
+        }
         self._reader = BlockReader(
             index, self._sources, limit_bytes=2 * spec.shuffle_bytes, num_threads=spec.read_threads
         )
@@ -106,7 +113,8 @@ class Stream:
     def batch(self, position: int, count: int) -> Batch:
         """The samples of the global positions [position, position + count).
 
-        An image field is uint8 (B, 3, H, W), a label int64 (B,), a caption a list of B texts.
+        An image field is uint8 (B, 3, H, W), a label int64 (B,), a caption a list of B texts. With aspect-ratio buckets
+        H and W are those of the global batch that these are a part of.
 
         Raises: StoreError; DataError where a shard became shorter.
         """
@@ -142,18 +150,19 @@ class Stream:
     def plan(self, position: int, count: int) -> _Job:
         """Step 1 of a batch, see `prefetch.Maker`."""
         ids = self.order.ids(position, count)
-        absent = self._cache.absent(ids)
+        cache = self._cache_at(position, count)
+        absent = cache.absent(ids)
         blocks, taken = np.unique(self.index.blocks_of(ids[absent]), return_counts=True)
         needs = dict(zip(blocks.tolist(), taken.tolist(), strict=True))
         augment = None
         if self._augment != Augment():
             augment = augmentations(self._seed, np.arange(position, position + count), self._augment)
         self._reader.request(needs)
-        return _Job(position, ids, needs, augment)
+        return _Job(position, ids, needs, augment, cache)
 
     def start(self, job: _Job) -> None:
         """Step 2."""
-        job.rows, absent = self._cache.gather(job.ids)
+        job.rows, absent = job.cache.gather(job.ids)
         job.weight = np.ones(len(job.ids), np.float32)
         if len(absent):
             block_of = self.index.blocks_of(job.ids)
@@ -195,6 +204,15 @@ class Stream:
         """Whether there is room to plan further ahead."""
         return self._reader.wait_for_room(timeout_s)
 
+    def _cache_at(self, position: int, count: int) -> DecodedCache:
+        """With rows of the size that pictures have there."""
+        if not isinstance(self.order, Bucketed):
+            return self._cache
+        batch = self.order.plan.bucket_batch
+        if position // batch != max(position, position + count - 1) // batch:
+            raise ValueError(f"positions [{position}, {position + count}) are of several batches of {batch}, so sizes")
+        return self._cache_of[self.order.bucket(position)]
+
     def _decode(self, job: _Job, rows: list[int], block_of: np.ndarray) -> None:
         for row in rows:
             sample_id = int(job.ids[row])
@@ -208,7 +226,7 @@ class Stream:
             except DecodeError as error:
                 self._leave_empty(job, row, f"{self._sources[number].name}: {error}")
             else:
-                self._cache.put(sample_id, job.rows, row)
+                job.cache.put(sample_id, job.rows, row)
 
     def _leave_empty(self, job: _Job, row: int, reason: str) -> None:
         sample_id = int(job.ids[row])
