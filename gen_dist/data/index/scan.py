@@ -74,7 +74,7 @@ def scan_range(file: BinaryIO, *, where: str, start: int, end: int) -> list[Row]
 
 def _add(rows: list[Row], member: Member, reader: TarReader | None) -> None:
     key, extension = key_and_extension(member.name)
-    if key is None or META.match(member.name):
+    if key is None or extension is None or META.match(member.name):
         return
     if not rows or rows[-1].key != key:
         rows.append(Row(key, member.header_byte))
