@@ -13,7 +13,7 @@ from typing import Any
 
 from gen_dist.job.explain import is_spec, kind
 from gen_dist.job.report import as_toml
-from gen_dist.job.settings import CATALOG, settings_of, zero_max
+from gen_dist.job.settings import CATALOG, learns_many_sizes, settings_of, zero_max
 from gen_dist.job.spec import JobSpec, Spec
 
 HEAD = """\
@@ -90,7 +90,8 @@ def _default(field: Any) -> str:
 
 def _groups(settings: type[Spec]) -> str:
     groups = ", ".join(f"`{group}` up to {highest}" for group, highest in zero_max(settings).items())
-    return f"\nZeRO stage of its groups: {groups}.\n" if groups else ""
+    sizes = " It learns at many sizes, which `data.aspect_buckets` needs." if learns_many_sizes(settings) else ""
+    return f"\nZeRO stage of its groups: {groups}.{sizes}\n" if groups else ""
 
 
 def _text(docstring: str | None) -> str:

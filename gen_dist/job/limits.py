@@ -14,10 +14,13 @@ LARGEST_ADVISED_BATCH_IMAGES = 1 << 16
 BATCH_KEYS = ("train.micro_batch_images", "cluster.num_workers")
 
 
-def limit_problems(job: JobSpec, zero_max: Mapping[str, int] | None) -> list[Problem]:
+def limit_problems(
+    job: JobSpec, zero_max: Mapping[str, int] | None, *, learns_many_sizes: bool = True
+) -> list[Problem]:
     """Everything that cannot be, for every allowed number of workers; `zero_max` None: the groups are unknown."""
     stages = _stage_problems(job, zero_max) if zero_max is not None else []
-    return [*_batch_problems(job), *_length_problems(job), *_derived_problems(job), *stages]
+    sizes = _size_problems(job, learns_many_sizes)
+    return [*_batch_problems(job), *_length_problems(job), *_derived_problems(job), *stages, *sizes]
 
 
 def working_batches(job: JobSpec) -> list[int]:
@@ -104,6 +107,14 @@ def _derived_problems(job: JobSpec) -> list[Problem]:
         what = "what is stored in data.derived is of the middle of each image"
         found.append(Problem("data.crop", what, 'write crop = "centre"', data.crop, ("data.derived",)))
     return found
+
+
+def _size_problems(job: JobSpec, learns_many_sizes: bool) -> list[Problem]:
+    if learns_many_sizes or not job.data.aspect_buckets:
+        return []
+    what = f"recipe '{job.recipe}' learns at one size alone"
+    remedy = "write false, or a recipe that learns at many sizes, as jobs/README.md tells"
+    return [Problem("data.aspect_buckets", what, remedy, True, ("recipe",))]
 
 
 def _stage_problems(job: JobSpec, zero_max: Mapping[str, int]) -> list[Problem]:

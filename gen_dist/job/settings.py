@@ -39,6 +39,11 @@ def zero_max(settings: type[Spec]) -> dict[str, int]:
     return dict(getattr(settings, "zero_max", {}))
 
 
+def learns_many_sizes(settings: type[Spec]) -> bool:
+    """Whether the recipe says which heights and widths it learns at besides its own (`Settings.size_step_px`)."""
+    return hasattr(settings, "size_step_px")
+
+
 def read_settings(source: Path) -> type[Spec]:
     """`class Settings` of one recipe file, without importing the file."""
     if not source.is_file():

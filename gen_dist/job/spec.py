@@ -147,6 +147,10 @@ class DataSpec(Spec):
     """With `crop = "random"`: smallest side of the box, as a share of the largest possible one."""
     flip: bool = False
     """Mirror every other image left and right, at random. Wrong for letters and for captions that say left or right."""
+    aspect_buckets: bool = False
+    """Learn tall and wide images at tall and wide sizes of about the recipe's number of pixels, each batch at one size,
+    so that less is cut away. Needs the sizes of images, from `gen-dist data index`. The global batch then stays as it
+    is to the end of the run, and decoded images are not kept."""
     fast_downscale: bool = True
     """Let the JPEG decoder skip detail of images at least twice as large as wanted. A little softer, several times
     faster."""
