@@ -17,7 +17,7 @@ from gen_dist.data.augment import CENTRE, Augment, Augmentations, augmentations
 from gen_dist.data.buckets import Bucketed, resized
 from gen_dist.data.cache import DecodedCache
 from gen_dist.data.decode import DecodeError
-from gen_dist.data.fields import FieldLike, check_fields, placed, sources
+from gen_dist.data.fields import FieldLike, Source, check_fields, placed, sources
 from gen_dist.data.index import Index
 from gen_dist.data.order import Plan
 from gen_dist.data.prefetch import Prefetch
@@ -179,19 +179,7 @@ class Stream:
                 decoding.result()
         finally:
             self.abandon(job)
-        batch: Batch = {
-            "sample_id": torch.from_numpy(job.ids),
-            "weight": torch.from_numpy(job.weight),
-            "bad": sorted(job.bad, key=lambda bad: bad.position),
-        }
-        for source in self._sources:
-            rows = job.rows[source.name]
-            if source.kind == "caption":
-                batch[source.name] = rows.tolist()
-            else:
-                tensor = torch.from_numpy(rows)
-                batch[source.name] = tensor.permute(0, 3, 1, 2) if source.kind == "image" else tensor
-        return batch
+        return batch_of(self._sources, job.rows, ids=job.ids, weight=job.weight, bad=job.bad)
 
     def abandon(self, job: _Job) -> None:
         """Lets go of the blocks of a batch, once all that decode it have ended."""
@@ -237,3 +225,26 @@ class Stream:
         url = f"{self.index.store_of(shard).url}/{self.index.shards[shard].name}"
         key = self.index.table(shard).key(table_row)
         job.bad.append(BadSample(job.position + row, sample_id, url, key, reason))
+
+
+def batch_of(
+    sources: Iterable[Source],
+    rows: Mapping[str, np.ndarray],
+    *,
+    ids: np.ndarray,
+    weight: np.ndarray,
+    bad: Iterable[BadSample],
+) -> Batch:
+    """A batch of decoded rows, without a copy."""
+    batch: Batch = {
+        "sample_id": torch.from_numpy(ids),
+        "weight": torch.from_numpy(weight),
+        "bad": sorted(bad, key=lambda sample: sample.position),
+    }
+    for source in sources:
+        if source.kind == "caption":
+            batch[source.name] = rows[source.name].tolist()
+        else:
+            tensor = torch.from_numpy(rows[source.name])
+            batch[source.name] = tensor.permute(0, 3, 1, 2) if source.kind == "image" else tensor
+    return batch

@@ -57,7 +57,7 @@ def scan_shard(file: BinaryIO, *, where: str, look: bool = False) -> ShardTable:
     reader = TarReader(file, where=where, seeks=not look)
     rows: list[Row] = []
     for member in reader:
-        _add(rows, member, reader if look else None)
+        add(rows, member, reader if look else None)
     return table_of(rows, where=where, looked=look)
 
 
@@ -68,11 +68,12 @@ def scan_range(file: BinaryIO, *, where: str, start: int, end: int) -> list[Row]
     """
     rows: list[Row] = []
     for member in TarReader(file, where=where, seeks=True, start=start, end=end):
-        _add(rows, member, None)
+        add(rows, member, None)
     return rows
 
 
-def _add(rows: list[Row], member: Member, reader: TarReader | None) -> None:
+def add(rows: list[Row], member: Member, reader: TarReader | None) -> None:
+    """Puts the next member of a tar into its row: the last one, or a new one. `reader` gives what to look at."""
     key, extension = key_and_extension(member.name)
     if key is None or extension is None or META.match(member.name):
         return
