@@ -25,7 +25,7 @@ def report(job: JobSpec, *, file: str, catalog: Path = CATALOG) -> dict[str, Any
         "file": file,
         "job": resolve(job),
         "derived": derived(job, zero_max(settings_of(job.recipe, catalog))) | {"data": data},
-        "warnings": list(_warnings(job)),
+        "warnings": list(_warnings(job, settings_of(job.recipe, catalog))),
     }
 
 
@@ -42,8 +42,14 @@ def _amount(url: str, pattern: str) -> dict[str, int] | None:
     return None if found is None else {"num_shards": len(found), "bytes": sum(found.values())}
 
 
-def _warnings(job: JobSpec) -> Iterator[str]:
+def _warnings(job: JobSpec, settings: type[Spec]) -> Iterator[str]:
     cluster, cpus = job.cluster, os.cpu_count() or 1
+    compared, micro = getattr(settings, "compared_images", 1), job.train.micro_batch_images
+    if micro % compared:
+        yield (
+            f"train.micro_batch_images={micro}: recipe '{job.recipe}' compares {compared} neighbours, fewer where a"
+            f" micro-batch does not divide by {compared}; write {-(-micro // compared) * compared}"
+        )
     if not cluster.address and world_sizes(job)[0] * cluster.cpus_per_worker > cpus:
         asked = f"{world_sizes(job)[0]} x cluster.cpus_per_worker={cluster.cpus_per_worker:g}"
         yield f"cluster.num_workers: {asked} CPUs wanted, this machine has {cpus}; write smaller numbers or an address"

@@ -21,10 +21,23 @@ from gen_dist.job.errors import GenDistError
 from gen_dist.recipes.randomness import Draw
 
 Batch = Mapping[str, Any]
-"""Name of a field -> images (B, 3, H, W) float32 in [-1, 1], captions list[str], or labels (B,) int64."""
+"""Name of a field -> images (B, 3, H, W) float32 in [-1, 1], captions list[str], labels (B,) int64, or an array.
+
+`weight` (B,) float32 is in every batch of data: 1, and 0 for a sample that could not be read. Its slot holds a grey
+image, an empty caption and zeros, which no loss may learn from: see `mean`.
+"""
 
 Losses = dict[str, Tensor]
 """Named scalars. The trainer descends their sum; every name becomes a metric."""
+
+
+def mean(value: Tensor, weight_B: Tensor) -> Tensor:
+    """Mean of `value` (B, ...) over all of its numbers, where samples of weight 0 count as zeros: a scalar.
+
+    The divisor stays B, so that micro-batches and workers still add up to the global batch, and an unreadable sample
+    takes nothing from the others but its own share.
+    """
+    return (weight_B * value.reshape(len(value), -1).mean(dim=1)).mean()
 
 
 class PromptError(GenDistError):
@@ -136,7 +149,7 @@ class Recipe(ABC):
         """Images (count, 3, H, W) in [-1, 1]; equal for an equal `ctx.draw`."""
 
     def evaluate(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
-        """Scalars measured on a held-out micro-batch; the trainer averages and logs them."""
+        """Scores of a held-out micro-batch, each (B,); the trainer logs their means over the samples of weight 1."""
         return {}
 
     def state_dict(self) -> dict[str, Tensor]:

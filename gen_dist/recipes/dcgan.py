@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gen_dist.job.errors import GenDistError
 from gen_dist.job.spec import Spec
-from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, PromptError, Recipe
+from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, PromptError, Recipe, mean
 
 NORM_GROUPS = 8
 SLOPE = 0.2  # of LeakyReLU below zero (Radford et al. 2016, section 4)
@@ -59,6 +59,7 @@ class Settings(Spec):
     """Settings of DCGAN; the defaults suit 64 px images on CPUs."""
 
     zero_max: ClassVar[dict[str, int]] = {"generator": 3, "discriminator": 2}
+    compared_images: ClassVar[int] = SPREAD_IMAGES
 
     image_px: Annotated[PositiveInt, AfterValidator(_image_px)] = 64
     """Height and width of the images, in pixels: 4 doubled once or more."""
@@ -126,10 +127,20 @@ def _spread(features_BC44: Tensor) -> Tensor:
     It shows a collapse to one image, from which batch norm kept Radford et al.'s generator. Neighbours in the global
     batch are neighbours in micro-batches of 4, 8, 12 ... images: with those it is the same at every number of workers.
     """
-    group = math.gcd(len(features_BC44), SPREAD_IMAGES)
-    grouped = features_BC44.unflatten(0, (-1, group))  # (B / group, group, C, 4, 4)
+    grouped = _neighbours(features_BC44)
     deviation = (grouped.var(dim=1, correction=0) + 1e-8).sqrt()
-    return deviation.mean(dim=(1, 2, 3)).repeat_interleave(group)
+    return deviation.mean(dim=(1, 2, 3)).repeat_interleave(grouped.shape[1])
+
+
+def _neighbours(value: Tensor) -> Tensor:
+    """(B, ...) -> (B / group, group, ...), where a group is the largest divisor of SPREAD_IMAGES that divides B."""
+    return value.unflatten(0, (-1, math.gcd(len(value), SPREAD_IMAGES)))
+
+
+def _weight(batch: Batch) -> Tensor:
+    """(B,) of 1, and 0 for an unreadable image and its neighbours: they are judged by their spread, and so by it."""
+    grouped = _neighbours(batch["weight"])
+    return grouped.amin(dim=1).repeat_interleave(grouped.shape[1])
 
 
 class Discriminator(nn.Module):
@@ -237,14 +248,18 @@ class DCGAN(Recipe):
         return ctx.nets["generator"](ctx.draw.normal(self.settings.latent_width), label_B)
 
     def _discriminator_loss(self, ctx: Ctx, batch: Batch) -> Losses:
-        """-log D(x) - log(1 - D(G(z))) on logits (Goodfellow et al. 2014, eq. 1)."""
-        label = self._label(ctx, batch)
+        """-log D(x) - log(1 - D(G(z))) on logits (Goodfellow et al. 2014, eq. 1).
+
+        Drawn images weigh as the real ones of their slots: an unreadable slot has no label of the data to draw by, and
+        real and drawn images stay as many.
+        """
+        label, weight_B = self._label(ctx, batch), _weight(batch)
         with torch.no_grad():
             fake = self._fake(ctx, label)
         discriminator = ctx.nets["discriminator"]
         return {
-            "real": F.softplus(-discriminator(batch["image"], label)).mean(),
-            "fake": F.softplus(discriminator(fake, label)).mean(),
+            "real": mean(F.softplus(-discriminator(batch["image"], label)), weight_B),
+            "fake": mean(F.softplus(discriminator(fake, label)), weight_B),
         }
 
     def _penalty(self, ctx: Ctx, batch: Batch) -> Losses:
@@ -252,13 +267,14 @@ class DCGAN(Recipe):
         image = batch["image"].detach().requires_grad_()
         logit_B = ctx.nets["discriminator"](image, self._label(ctx, batch))
         (slope_B3HW,) = torch.autograd.grad(logit_B.sum(), image, create_graph=True)
-        weight = 0.5 * self.settings.r1_gamma * self.settings.r1_every_steps
-        return {"r1": weight * slope_B3HW.square().sum(dim=(1, 2, 3)).mean()}
+        strength = 0.5 * self.settings.r1_gamma * self.settings.r1_every_steps
+        return {"r1": strength * mean(slope_B3HW.square().sum(dim=(1, 2, 3)), _weight(batch))}
 
     def _generator_loss(self, ctx: Ctx, batch: Batch) -> Losses:
         """-log D(G(z)) on logits: the form that does not saturate (Goodfellow et al. 2014, section 3)."""
         label = self._label(ctx, batch)
-        return {"fool": F.softplus(-ctx.nets["discriminator"](self._fake(ctx, label), label)).mean()}
+        logit_B = ctx.nets["discriminator"](self._fake(ctx, label), label)
+        return {"fool": mean(F.softplus(-logit_B), _weight(batch))}
 
     def conditions(self, prompts: Sequence[str]) -> dict[str, Any]:
         """Classes by name, in any case; "" is any class. Without classes prompts say nothing. Raises: PromptError."""
@@ -285,8 +301,11 @@ class DCGAN(Recipe):
 
     @torch.no_grad()
     def evaluate(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
-        """Mean logits of held-out and of drawn images; the gap is 0 where the discriminator cannot tell them apart."""
+        """Logits of held-out and of drawn images; their mean gap is 0 where the discriminator cannot tell them apart.
+
+        Readable neighbours of an unreadable image count here, though its grey is in their spread.
+        """
         label = self._label(ctx, batch)
-        real = ctx.nets["discriminator"](batch["image"], label).mean()
-        fake = ctx.nets["discriminator"](self._fake(ctx, label), label).mean()
+        real = ctx.nets["discriminator"](batch["image"], label)
+        fake = ctx.nets["discriminator"](self._fake(ctx, label), label)
         return {"logit_real": real, "logit_fake": fake, "logit_gap": real - fake}

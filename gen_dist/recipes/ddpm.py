@@ -9,16 +9,25 @@ Shapes: B images, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
-from pydantic import Field as Key
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import AfterValidator, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from gen_dist.job.spec import Spec
-from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, Recipe
+from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, Recipe, mean
+
+NORM_GROUPS = 8
+
+
+def _widths(widths: tuple[int, ...]) -> tuple[int, ...]:
+    if len(widths) < 2 or any(width % NORM_GROUPS for width in widths):
+        right = [max(1, round(width / NORM_GROUPS)) * NORM_GROUPS for width in widths] or [32]
+        right += [2 * right[0]] if len(right) < 2 else []
+        raise ValueError(f"expected two widths or more, each a multiple of {NORM_GROUPS}; write {right}")
+    return widths
 
 
 class Settings(Spec):
@@ -28,8 +37,8 @@ class Settings(Spec):
 
     image_px: PositiveInt = 32
     """Height and width of the images, in pixels. A multiple of 2 for each resolution but the first."""
-    channels: tuple[PositiveInt, ...] = Key((32, 64, 128), min_length=2)
-    """Width of each resolution of the denoiser. Multiples of 8, from 16: a channel normalised alone forgets time."""
+    channels: Annotated[tuple[PositiveInt, ...], AfterValidator(_widths)] = (32, 64, 128)
+    """Width of each resolution of the denoiser: two or more, multiples of 8."""
     layers: PositiveInt = 1
     """Residual blocks at each resolution."""
     learning_rate: PositiveFloat = 4e-4
@@ -38,6 +47,23 @@ class Settings(Spec):
     """Steps of the noise schedule in training."""
     sample_steps: PositiveInt = 50
     """Steps from noise to image, at most `timesteps`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Settings:
+        """Every resolution halves the side, so the side must halve that often; and no more steps than there are."""
+        block_px = 2 ** (len(self.channels) - 1)
+        if self.image_px % block_px:
+            fitting = max(1, round(self.image_px / block_px)) * block_px
+            raise ValueError(
+                f"image_px={self.image_px} is not a multiple of {block_px} (2 for each width of channels but the"
+                f" first); write image_px = {fitting}, or fewer widths"
+            )
+        if self.sample_steps > self.timesteps:
+            raise ValueError(
+                f"sample_steps={self.sample_steps} is more than timesteps={self.timesteps}; write sample_steps ="
+                f" {self.timesteps}, or more timesteps"
+            )
+        return self
 
 
 class DDPM(Recipe):
@@ -61,7 +87,8 @@ class DDPM(Recipe):
             sample_size=self.settings.image_px,
             block_out_channels=self.settings.channels,
             layers_per_block=self.settings.layers,
-            norm_num_groups=8,
+            # two channels or more to a group: a channel that is normalised alone forgets what time was added to it
+            norm_num_groups=min(NORM_GROUPS, min(self.settings.channels) // 2),
             # attention costs most where there are most positions: only at the last resolution
             down_block_types=("DownBlock2D",) * (levels - 1) + ("AttnDownBlock2D",),
             up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * (levels - 1),
@@ -77,12 +104,14 @@ class DDPM(Recipe):
         return (Phase("denoiser", "denoiser", self._loss),)
 
     def _loss(self, ctx: Ctx, batch: Batch) -> Losses:
-        """|eps - eps_theta(sqrt(abar) x_0 + sqrt(1 - abar) eps, t)|^2 (Ho et al. 2020, eq. 14)."""
-        x_0 = batch["image"]
+        return {"noise": mean(self._error(ctx, batch["image"]), batch["weight"])}
+
+    def _error(self, ctx: Ctx, x_0: Tensor) -> Tensor:
+        """|eps - eps_theta(sqrt(abar) x_0 + sqrt(1 - abar) eps, t)|^2 (Ho et al. 2020, eq. 14), (B, 3, H, W)."""
         eps = ctx.draw.normal(*x_0.shape[1:])
         t_B = ctx.draw.integers(self.settings.timesteps)
         x_t = self._schedule.add_noise(x_0, eps, t_B)
-        return {"noise": (self._predict(ctx, x_t, t_B) - eps).square().mean()}
+        return (self._predict(ctx, x_t, t_B) - eps).square()
 
     def _predict(self, ctx: Ctx, x_t: Tensor, t_B: Tensor) -> Tensor:
         return ctx.nets["denoiser"](x_t, t_B, return_dict=False)[0]
@@ -104,4 +133,4 @@ class DDPM(Recipe):
     @torch.no_grad()
     def evaluate(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
         """The training loss on held-out images."""
-        return self._loss(ctx, batch)
+        return {"noise": self._error(ctx, batch["image"]).mean(dim=(1, 2, 3))}

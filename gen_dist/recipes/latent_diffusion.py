@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gen_dist.job.spec import Folder, Spec
 from gen_dist.nets.text import HashedWords, PretrainedTextEncoder, PretrainedTokens, SmallTextEncoder
-from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, Recipe
+from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, Recipe, mean
 
 TIME_SHIFT = 1.5  # of the sampling times towards the noise (Esser et al. 2024, eq. 23)
 
@@ -38,6 +38,11 @@ def _widths(step: int) -> AfterValidator:
         return widths
 
     return AfterValidator(check)
+
+
+def _norm_groups(most: int, widths: Sequence[int]) -> int:
+    """Two channels or more to a group: one that is normalised alone forgets what was added to it, such as time."""
+    return min(most, min(widths) // 2)
 
 
 class Settings(Spec):
@@ -60,7 +65,7 @@ class Settings(Spec):
     autoencoder_learning_rate: PositiveFloat = 1e-3
     """Adam's rate for the autoencoder."""
     denoiser_channels: Annotated[tuple[PositiveInt, ...], _widths(32)] = (96, 192)
-    """Width of each resolution of the denoiser. Multiples of 32, from 64: a channel normalised alone forgets time."""
+    """Width of each resolution of the denoiser. Multiples of 32."""
     denoiser_layers: PositiveInt = 1
     """Residual blocks at each resolution of the denoiser."""
     denoiser_learning_rate: PositiveFloat = 5e-4
@@ -116,7 +121,7 @@ class LatentDiffusion(Recipe):
         # statistics of the latents over training images: first and second moment by channel
         self._latent_mean = torch.zeros(settings.latent_channels)
         self._latent_square = torch.ones(settings.latent_channels)
-        self._unfolded: list[Tensor] = []  # (2, c) moments of each micro-batch of one step
+        self._unfolded: list[Tensor] = []  # (3, c) of each micro-batch of one step, see _watch
         self._unfolded_step = 0
 
     @property
@@ -133,7 +138,7 @@ class LatentDiffusion(Recipe):
         common = {
             "block_out_channels": s.autoencoder_channels,
             "layers_per_block": 1,
-            "norm_num_groups": 8,
+            "norm_num_groups": _norm_groups(8, s.autoencoder_channels),
             "mid_block_add_attention": False,
         }
         levels = len(s.denoiser_channels)
@@ -151,6 +156,7 @@ class LatentDiffusion(Recipe):
                 up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
                 cross_attention_dim=s.text_width if self._pretrained is None else self._pretrained.width,
                 attention_head_dim=4,
+                norm_num_groups=_norm_groups(32, s.denoiser_channels),
             ),
         }
         if self._pretrained is None:
@@ -191,8 +197,8 @@ class LatentDiffusion(Recipe):
     def _encode(self, ctx: Ctx, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latents, each (B, c, h, w)."""
         moments = ctx.nets["encoder"](F.pixel_unshuffle(image_BCHW, self.settings.patch_px))
-        mean, logvar = moments.chunk(2, dim=1)
-        return mean, logvar.clamp(-30.0, 20.0)
+        middle, logvar = moments.chunk(2, dim=1)
+        return middle, logvar.clamp(-30.0, 20.0)
 
     def _autoencoder_loss(self, ctx: Ctx, batch: Batch) -> Losses:
         """Pixel error + beta KL(q || N(0, 1)) per latent (Kingma and Welling 2014, appendix B).
@@ -201,30 +207,37 @@ class LatentDiffusion(Recipe):
         images), and the absolute part keeps edges from fading once the error is small.
         """
         image = batch["image"]
-        mean, logvar = self._encode(ctx, image)
-        latent = mean + torch.exp(0.5 * logvar) * ctx.draw.normal(*mean.shape[1:])
+        middle, logvar = self._encode(ctx, image)
+        latent = middle + torch.exp(0.5 * logvar) * ctx.draw.normal(*middle.shape[1:])
         drawn = F.pixel_shuffle(ctx.nets["decoder"](latent), self.settings.patch_px)
-        kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
-        self._watch(ctx, latent)
+        kl = 0.5 * (middle.square() + logvar.exp() - 1.0 - logvar)
+        self._watch(ctx, latent, batch["weight"])
         error = drawn - image
-        return {"pixels": error.square().mean() + 0.5 * error.abs().mean(), "kl": self.settings.kl_weight * kl}
+        return {
+            "pixels": mean(error.square() + 0.5 * error.abs(), batch["weight"]),
+            "kl": self.settings.kl_weight * mean(kl, batch["weight"]),
+        }
 
-    def _watch(self, ctx: Ctx, latent: Tensor) -> None:
+    def _watch(self, ctx: Ctx, latent: Tensor, weight_B: Tensor) -> None:
         """Running moments of the latents by channel, equal on all workers: the denoiser needs them at unit scale.
 
-        They move once a step, by the whole batch, so that they are the same at every number of workers.
+        They move once a step, by the whole batch, so that they are the same at every number of workers. With the first
+        and second moment goes the share of samples that they are of: grey slots have no part in them.
         """
         if ctx.clock.step != self._unfolded_step:
             self._fold()
             self._unfolded_step = ctx.clock.step
-        self._unfolded.append(ctx.mean(torch.stack([latent.mean((0, 2, 3)), latent.square().mean((0, 2, 3))])))
+        weight = weight_B[:, None, None, None]
+        parts = [weight * latent, weight * latent.square(), weight.expand_as(latent)]
+        self._unfolded.append(ctx.mean(torch.stack([part.mean((0, 2, 3)) for part in parts])))
 
     def _fold(self) -> None:
         """Take the moments of a finished step in."""
         if self._unfolded:
-            mean_c, square_c = torch.stack(self._unfolded).mean(0).cpu()
-            self._latent_mean = torch.lerp(self._latent_mean, mean_c, 0.02)
-            self._latent_square = torch.lerp(self._latent_square, square_c, 0.02)
+            mean_c, square_c, share_c = torch.stack(self._unfolded).mean(0).cpu()
+            if share_c.any():  # else nothing of this step could be read
+                self._latent_mean = torch.lerp(self._latent_mean, mean_c / share_c, 0.02)
+                self._latent_square = torch.lerp(self._latent_square, square_c / share_c, 0.02)
             self._unfolded = []
 
     def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -244,8 +257,8 @@ class LatentDiffusion(Recipe):
         t is the sigmoid of a normal number: most learning where it is hardest (their section 3.1, logit-normal).
         """
         with torch.no_grad():
-            mean, logvar = self._encode(ctx, batch["image"])
-            latent = mean + torch.exp(0.5 * logvar) * ctx.draw.normal(*mean.shape[1:])
+            middle, logvar = self._encode(ctx, batch["image"])
+            latent = middle + torch.exp(0.5 * logvar) * ctx.draw.normal(*middle.shape[1:])
         centre, scale = self._scale(ctx.device)
         x = (latent - centre) / scale
         eps = ctx.draw.normal(*x.shape[1:])
@@ -254,7 +267,7 @@ class LatentDiffusion(Recipe):
         dropped = (ctx.draw.uniform() < self.settings.caption_dropout).tolist()
         captions = ["" if drop else caption for drop, caption in zip(dropped, batch["caption"], strict=True)]
         velocity = self._velocity(ctx, (1.0 - t) * x + t * eps, t_B, self._text(ctx, captions))
-        return {"velocity": (velocity - (eps - x)).square().mean()}
+        return {"velocity": mean((velocity - (eps - x)).square(), batch["weight"])}
 
     def _velocity(self, ctx: Ctx, x_t: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
         return ctx.nets["denoiser"](x_t, t_B * 1000.0, text_BLD, return_dict=False)[0]
@@ -277,11 +290,11 @@ class LatentDiffusion(Recipe):
 
     @torch.no_grad()
     def evaluate(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
-        """Reconstruction of held-out images: L1 and PSNR in decibels, for pixels in [-1, 1]."""
-        mean, _ = self._encode(ctx, batch["image"])
-        drawn = F.pixel_shuffle(ctx.nets["decoder"](mean), self.settings.patch_px).clamp(-1.0, 1.0)
-        error = (drawn - batch["image"]).square().mean()
-        return {"pixels": (drawn - batch["image"]).abs().mean(), "psnr_db": 10.0 * torch.log10(4.0 / error)}
+        """Reconstruction of each held-out image: L1 and PSNR in decibels, for pixels in [-1, 1]."""
+        latent, _ = self._encode(ctx, batch["image"])
+        drawn = F.pixel_shuffle(ctx.nets["decoder"](latent), self.settings.patch_px).clamp(-1.0, 1.0)
+        error = (drawn - batch["image"]).flatten(1)  # (B, 3HW)
+        return {"pixels": error.abs().mean(1), "psnr_db": 10.0 * torch.log10(4.0 / error.square().mean(1))}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moments of the latents."""

@@ -76,16 +76,16 @@ class Studio:
             return {}
         size = self._job.train.micro_batch_images
         sums: dict[str, Tensor] = {}
+        readable = torch.zeros((), device=self._team.device)
         wanted = min(HELDOUT_IMAGES, self._heldout.num_samples)
         rounds = max(1, wanted // (size * self._team.size))
         for part in range(rounds):
             first = (part * self._team.size + self._team.rank) * size
             batch = to_device(self._heldout.batch(first, size), self._team.device)
             scores = self._recipe.evaluate(model.context(seed=self._job.seed, first=first, count=size), batch)
-            for name, value in scores.items():
-                sums[name] = sums.get(name, torch.zeros((), device=self._team.device)) + value
-        if not sums:
-            return {}
+            readable = readable + batch["weight"].sum()
+            for name, score_B in scores.items():
+                sums[name] = sums.get(name, torch.zeros_like(readable)) + (batch["weight"] * score_B).sum()
         names = sorted(sums)
-        means = self._team.mean(torch.stack([sums[name] / rounds for name in names])).tolist()
-        return {f"heldout/{name}": value for name, value in zip(names, means, strict=True)}
+        share, *means = self._team.mean(torch.stack([readable, *(sums[name] for name in names)])).tolist()
+        return {f"heldout/{name}": value / share for name, value in zip(names, means, strict=True)} if share else {}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from gen_dist.job.report import report
 from gen_dist.recipes.contract import Clock, Ctx, PromptError
 from gen_dist.recipes.dcgan import DCGAN, Discriminator, LabelError, Settings
 from gen_dist.recipes.randomness import Draw
@@ -56,7 +57,7 @@ def test_a_label_without_a_class_is_an_error_that_says_what_to_write(label: int)
     phase = recipe.phases(Clock(0, 0))[0]
     draw = Draw(seed=0, first=0, count=4)
     ctx = Ctx(nets=recipe.networks(), frozen={}, clock=Clock(640, 10), draw=draw, device=torch.device("cpu"))
-    batch = {"image": torch.zeros(4, 3, 16, 16), "label": torch.tensor([0, 1, label, 0])}
+    batch = {"image": torch.zeros(4, 3, 16, 16), "label": torch.tensor([0, 1, label, 0]), "weight": torch.ones(4)}
     with pytest.raises(LabelError, match=rf"label {label} .* near image 640, .* names 2, 0 to 1; name every class"):
         phase.loss(ctx, batch)
 
@@ -82,6 +83,17 @@ def test_the_penalty_comes_every_so_many_steps_or_never() -> None:
     assert steps == [3, 2, 2, 2, 3, 2, 2, 2, 3]
     assert all(len(made(r1_every_steps=0).phases(Clock(0, step))) == 2 for step in range(9))
     assert all(len(made(r1_gamma=0).phases(Clock(0, step))) == 2 for step in range(9))
+
+
+def test_a_micro_batch_that_cuts_through_neighbours_is_warned_of() -> None:
+    def warnings(micro_batch_images: int) -> list[str]:
+        job = with_train(smoke_job("dcgan"), micro_batch_images=micro_batch_images)
+        return [line for line in report(job, file="job.toml")["warnings"] if "micro_batch" in line]
+
+    assert warnings(4) == warnings(8) == []
+    (line,) = warnings(2)
+    assert line.startswith("train.micro_batch_images=2: recipe 'dcgan' compares 4 neighbours")
+    assert line.endswith("write 4")
 
 
 def test_the_spread_of_a_batch_is_that_of_its_micro_batches_and_shows_a_collapse() -> None:

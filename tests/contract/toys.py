@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_dist.job.spec import Spec
-from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, Recipe
+from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, Recipe, mean
 
 SIDE_PX = 8
 
@@ -52,10 +52,10 @@ class OneGroup(Recipe):
     def _clean(self, ctx: Ctx, batch: Batch) -> Losses:
         image = batch["image"]
         noisy = image + 0.5 * ctx.draw.normal(*image.shape[1:])
-        return {"error": (ctx.nets["up"](ctx.nets["down"](noisy)) - image).square().mean()}
+        return {"error": mean((ctx.nets["up"](ctx.nets["down"](noisy)) - image).square(), batch["weight"])}
 
     def _smooth(self, ctx: Ctx, batch: Batch) -> Losses:
-        return {"size": 0.1 * ctx.nets["down"](batch["image"]).square().mean()}
+        return {"size": 0.1 * mean(ctx.nets["down"](batch["image"]).square(), batch["weight"])}
 
     @torch.no_grad()
     def sample(self, ctx: Ctx, conditions: Batch, count: int) -> Tensor:

@@ -41,7 +41,10 @@ class TorchDraw:
 
 
 class BareLoop:
-    """Trains `recipe` on `columns`, by the recipe's names: uint8 images (N, 3, H, W), N captions, labels (N,)."""
+    """Trains `recipe` on `columns`, by the recipe's names: uint8 images (N, 3, H, W), N captions, labels (N,).
+
+    `weight` (N,) float32 is among them, ones.
+    """
 
     def __init__(self, recipe: Recipe, job: JobSpec, columns: Mapping[str, Any]) -> None:
         self.recipe, self.job, self.columns = recipe, job, columns
