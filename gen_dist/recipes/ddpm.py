@@ -48,6 +48,11 @@ class Settings(Spec):
     sample_steps: PositiveInt = 50
     """Steps from noise to image, at most `timesteps`."""
 
+    @property
+    def size_step_px(self) -> int:
+        """Height and width that it can learn at besides `image_px` are multiples of this."""
+        return 2 ** (len(self.channels) - 1)
+
     @model_validator(mode="after")
     def _fits(self) -> Settings:
         """Every resolution halves the side, so the side must halve that often; and no more steps than there are."""

@@ -104,6 +104,11 @@ class Settings(Spec):
             )
         return self
 
+    @property
+    def size_step_px(self) -> int:
+        """Height and width that it can learn at besides `image_px` are multiples of this."""
+        return self.patch_px * 2 ** (len(self.autoencoder_channels) + len(self.denoiser_channels) - 2)
+
 
 class LatentDiffusion(Recipe):
     """Phases: `autoencoder` until `autoencoder_images`, `denoiser` after."""
