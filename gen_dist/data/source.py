@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gen_dist.data.buckets import Aspects, Bucketed, Size, with_buckets
+from gen_dist.data.buckets import Aspects, Bucketed, Size, check_sizes, with_buckets
 from gen_dist.data.derived import Facts, joined_to
 from gen_dist.data.errors import DataError
 from gen_dist.data.fields import FieldLike, check_fields
@@ -139,8 +139,10 @@ def open_stream(
 def check_data(
     spec: DataSpec, *, fields: Mapping[str, FieldLike], made_with: Facts = NOTHING
 ) -> tuple[Data, Data | None]:
-    """The training and the held-out samples, after checking that they have all fields."""
+    """The training and the held-out samples, after checking that they have all fields, and sizes where buckets need them."""
     data, heldout = find_data(spec, made_with=made_with), find_heldout(spec, made_with=made_with)
+    for source in data.sources if spec.aspect_buckets else ():
+        check_sizes(source)
     for found in filter(None, (data, heldout)):
         check_fields(found.index, fields, spec)
         with open_stream(spec, fields=fields, seed=0, data=found) as stream:

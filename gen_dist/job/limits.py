@@ -113,7 +113,7 @@ def _size_problems(job: JobSpec, learns_many_sizes: bool) -> list[Problem]:
     if learns_many_sizes or not job.data.aspect_buckets:
         return []
     what = f"recipe '{job.recipe}' learns at one size alone"
-    remedy = "write false, or a recipe that learns at many sizes, as jobs/README.md tells"
+    remedy = "write false, or a recipe that learns at many sizes, as `gen-dist recipes NAME` tells"
     return [Problem("data.aspect_buckets", what, remedy, True, ("recipe",))]
 
 

@@ -47,7 +47,8 @@ class Studio:
         """The prompts, and the captions to print below the drawings: none where the recipe reads none."""
         if self._job.train.prompts:
             return self._job.train.prompts, self._job.train.prompts
-        captions = train.batch(0, DEFAULT_SAMPLES).get("caption")
+        count = min(DEFAULT_SAMPLES, train.order.plan.bucket_batch or DEFAULT_SAMPLES)  # a batch is of one size
+        captions = train.batch(0, count).get("caption")
         if captions is not None:
             return list(captions), list(captions)
         return [""] * DEFAULT_SAMPLES, None

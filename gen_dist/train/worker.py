@@ -16,6 +16,7 @@ import ray.train
 
 from gen_dist import checkpoint
 from gen_dist.data.order import Plan
+from gen_dist.data.sequential import SequentialStream, Unindexed
 from gen_dist.data.source import Data, open_stream
 from gen_dist.data.stream import Stream
 from gen_dist.job import arithmetic
@@ -27,6 +28,7 @@ from gen_dist.recipes.contract import Clock, Recipe
 from gen_dist.train.hub import StopSignal
 from gen_dist.train.process import prepare
 from gen_dist.train.report import Report, Reporter, silent
+from gen_dist.train.sizes import bucket_sizes, check_kept
 
 if TYPE_CHECKING:
     from gen_dist.train.collective import Team
@@ -42,8 +44,8 @@ class Assignment:
     """The resolved job."""
     run_folder: Path
     """Absolute; seen by every worker."""
-    train: Data
-    heldout: Data | None
+    train: Data | Unindexed
+    heldout: Data | Unindexed | None
     hub: Any
 
 
@@ -81,7 +83,7 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
     from gen_dist.train.averages import Averages
     from gen_dist.train.engines import Engines
     from gen_dist.train.feed import Feed
-    from gen_dist.train.ledger import Ledger
+    from gen_dist.train.ledger import Ledger, check_same_reading
     from gen_dist.train.loop import Loop
     from gen_dist.train.studio import Studio
 
@@ -94,15 +96,20 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
     )
     parts: dict[str, Any] = {"job": job, "recipe": recipe, "engines": engines, "averages": averages}
     clock, found = Clock(images=0, step=0), checkpoint.newest(_checkpoints(assignment))
-    if found is not None:
-        clock = state.restore(found, **parts, data_digest=assignment.train.digest)
     kept = checkpoint.read_manifest(found).stream if found is not None else {}
-    plan = Plan(**kept["plan"]) if kept else _plan(job, assignment.train)
+    if found is not None:
+        check_same_reading(kept, streams=isinstance(assignment.train, Unindexed), where=found)
+        clock = state.restore(found, **parts, data_digest=assignment.train.digest)
+    plan = _plan(job, recipe, assignment.train)
+    if found is not None and kept and plan is not None:
+        plan = Plan(**kept["plan"])
+        check_kept(plan, job, where=found)
     ledger = Ledger(plan, team=team, max_bad_share=job.data.max_bad_share, folder=assignment.run_folder, state=kept)
     report("start", images=clock.images, resumed_from=str(found or ""), workers=team.size, **_sizes(engines))
 
     with ExitStack() as streams:
-        train = streams.enter_context(_open(job, recipe, assignment.train, plan))
+        share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images}
+        train = streams.enter_context(_open(job, recipe, assignment.train, plan, **share))
         heldout = None
         if assignment.heldout is not None:
             heldout = streams.enter_context(_open(job, recipe, assignment.heldout, None))
@@ -133,16 +140,23 @@ def _checkpoints(assignment: Assignment) -> Path:
     return assignment.run_folder / "checkpoints"
 
 
-def _open(job: JobSpec, recipe: Recipe, data: Data, plan: Plan | None) -> Stream:
+def _open(
+    job: JobSpec, recipe: Recipe, data: Data | Unindexed, plan: Plan | None, **share: int
+) -> Stream | SequentialStream:
+    """`share`: this worker's part of shards without an index, see `SequentialStream`."""
+    if isinstance(data, Unindexed):
+        return SequentialStream(data, fields=recipe.batch, spec=job.data, seed=job.seed, **share)
     return open_stream(job.data, fields=recipe.batch, seed=job.seed, data=data, plan=plan)
 
 
-def _plan(job: JobSpec, data: Data) -> Plan:
+def _plan(job: JobSpec, recipe: Recipe, data: Data) -> Plan:
     """How a new run shuffles, for the most workers it may have."""
     return data.plan(
         workers=arithmetic.world_sizes(job)[-1],
         shuffle_bytes=job.data.shuffle_bytes,
         run=job.train.micro_batch_images,
+        buckets=bucket_sizes(job, recipe),
+        batch=job.train.global_batch_images,
     )
 
 
