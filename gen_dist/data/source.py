@@ -139,7 +139,7 @@ def open_stream(
 def check_data(
     spec: DataSpec, *, fields: Mapping[str, FieldLike], made_with: Facts = NOTHING
 ) -> tuple[Data, Data | None]:
-    """The training and the held-out samples, after checking that they have all fields, and sizes where buckets need them."""
+    """The training and the held-out samples, after checking that they have all fields, and sizes for buckets."""
     data, heldout = find_data(spec, made_with=made_with), find_heldout(spec, made_with=made_with)
     for source in data.sources if spec.aspect_buckets else ():
         check_sizes(source)
