@@ -27,7 +27,8 @@ def run(model: str, *, count: int, seed: int, tracking_uri: str, as_json: bool) 
     read = drawer.recipe.batch
     if "caption" not in read:
         raise EvaluateError(f"{model}: recipe {job.recipe} reads no captions; evaluate one that draws from text")
-    fields = {"image": read["image"], "caption": Field("caption"), "label": Field("label")}
+    side = drawer.recipe.settings.image_px
+    fields = {"image": Field("image", (3, side, side)), "caption": Field("caption"), "label": Field("label")}
     with open_stream(job.data, pattern=job.data.train, fields=fields, seed=job.seed) as stream:
         found = score(drawer, stream, count=count, seed=seed)
     if not as_json:

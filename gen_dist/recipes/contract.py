@@ -44,6 +44,10 @@ class PromptError(GenDistError):
     """A prompt that the recipe cannot draw."""
 
 
+class DeriveError(GenDistError):
+    """A model that computes nothing to be stored of samples."""
+
+
 @dataclass(frozen=True)
 class Field:
     """One thing a recipe reads of every sample; checked against the shards before training starts."""
@@ -151,6 +155,24 @@ class Recipe(ABC):
     def evaluate(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
         """Scores of a held-out micro-batch, each (B,); the trainer logs their means over the samples of weight 1."""
         return {}
+
+    def made_with(self) -> Mapping[str, Mapping[str, str]]:
+        """What stored arrays of `batch` must have been computed with: by member, by name. A run on others is refused.
+
+        It equals the second answer of `derives` of the model that they are of.
+        """
+        return {}
+
+    def derives(self, ctx: Ctx) -> tuple[Mapping[str, Field], Mapping[str, Mapping[str, str]]]:
+        """What `derive` reads of a sample, and what it computes its members with, as `made_with`.
+
+        Raises: DeriveError where this model has nothing to store.
+        """
+        raise DeriveError("this recipe stores nothing of its samples; name a model of latent_diffusion")
+
+    def derive(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
+        """The arrays (B, ...) that are stored of samples, by member such as latent.npy; a function of each alone."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Tensor]:
         """State that no network holds (latent statistics, augmentation probability)."""

@@ -9,9 +9,9 @@ Shapes: B images, H x W pixels, P pixels of a patch side, c latent channels, h x
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,11 @@ from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveF
 from torch import Tensor, nn
 
 from gen_dist.job.spec import Folder, Spec
+from gen_dist.nets.autoencoder import StoredAutoencoder, weights_digest
 from gen_dist.nets.text import HashedWords, PretrainedTextEncoder, PretrainedTokens, SmallTextEncoder
-from gen_dist.recipes.contract import Batch, Clock, Ctx, Field, Group, Losses, Phase, Recipe, mean
+from gen_dist.recipes.contract import Batch, Clock, Ctx, DeriveError, Field, Group, Losses, Phase, Recipe, mean
 
+LATENT = "latent.npy"  # the member that `gen-dist data derive` writes: mean and log variance, float16
 TIME_SHIFT = 1.5  # of the sampling times towards the noise (Esser et al. 2024, eq. 23)
 
 
@@ -52,6 +54,12 @@ class Settings(Spec):
 
     image_px: PositiveInt = 64
     """Height and width of the images, in pixels."""
+    autoencoder: Folder = ""
+    """Run folder, checkpoint or export of latent_diffusion whose trained autoencoder is used as it is, with the same
+    `patch_px`, `autoencoder_channels` and `latent_channels`. Empty: one is trained in the run."""
+    latents: Literal["images", "derived"] = "images"
+    """With `autoencoder`: what the denoiser learns from. `images` are encoded whenever their turn comes; `derived`
+    reads what `gen-dist data derive` stored of them, from `data.derived`, and decodes no image."""
     autoencoder_images: PositiveInt = 20_000
     """Images after which the autoencoder is done and the denoiser begins. Rounded up to whole steps."""
     patch_px: PositiveInt = 4
@@ -97,6 +105,8 @@ class Settings(Spec):
                 f"image_px={self.image_px} is not a multiple of {block_px} (patch_px, doubled for each further width of"
                 f" autoencoder_channels and denoiser_channels); write image_px = {fitting}, or fewer widths"
             )
+        if self.latents == "derived" and not self.autoencoder:
+            raise ValueError("latents='derived' without an autoencoder; write autoencoder = the run they are of")
         if self.text_width % 4:
             raise ValueError(
                 f"text_width={self.text_width} is not a multiple of 4, its attention heads; write"
@@ -123,20 +133,37 @@ class LatentDiffusion(Recipe):
             if folder is None
             else PretrainedTokens(folder)
         )
+        self._stored = StoredAutoencoder.read(Path(settings.autoencoder)) if settings.autoencoder else None
         # statistics of the latents over training images: first and second moment by channel
         self._latent_mean = torch.zeros(settings.latent_channels)
         self._latent_square = torch.ones(settings.latent_channels)
+        if self._stored is not None:
+            self._stored.check(settings.model_dump())
+            self.load_state_dict(self._stored.state)
         self._unfolded: list[Tensor] = []  # (3, c) of each micro-batch of one step, see _watch
         self._unfolded_step = 0
 
     @property
     def batch(self) -> Mapping[str, Field]:
-        """Images and their captions."""
+        """Images, or stored latents, and captions."""
         side = self.settings.image_px
+        if self.settings.latents == "derived":
+            shape = (2 * self.settings.latent_channels, self._side, self._side)
+            return {"latent": Field("array", shape, member=LATENT, dtype="float16"), "caption": Field("caption")}
         return {"image": Field("image", (3, side, side)), "caption": Field("caption")}
 
     def networks(self) -> dict[str, nn.Module]:
-        """encoder, decoder, denoiser, and text unless that is pretrained."""
+        """encoder and decoder unless those are another run's, denoiser, and text unless that is pretrained."""
+        s = self.settings
+        nets = {} if self._stored is not None else self._autoencoder()
+        nets["denoiser"] = self._denoiser()
+        if self._pretrained is None:
+            nets["text"] = SmallTextEncoder(
+                num_buckets=s.text_buckets, length=s.text_tokens, width=s.text_width, depth=s.text_layers
+            )
+        return nets
+
+    def _autoencoder(self) -> dict[str, nn.Module]:
         s = self.settings
         pixels = 3 * s.patch_px**2
         depth = len(s.autoencoder_channels)
@@ -146,62 +173,59 @@ class LatentDiffusion(Recipe):
             "norm_num_groups": _norm_groups(8, s.autoencoder_channels),
             "mid_block_add_attention": False,
         }
-        levels = len(s.denoiser_channels)
-        nets: dict[str, nn.Module] = {
+        return {
             "encoder": Encoder(pixels, s.latent_channels, ("DownEncoderBlock2D",) * depth, **common),
             "decoder": Decoder(s.latent_channels, pixels, ("UpDecoderBlock2D",) * depth, **common),
-            "denoiser": UNet2DConditionModel(
-                sample_size=self._side,
-                in_channels=s.latent_channels,
-                out_channels=s.latent_channels,
-                block_out_channels=s.denoiser_channels,
-                layers_per_block=s.denoiser_layers,
-                # attention costs most where there are most positions: only below the first level
-                down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
-                up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
-                cross_attention_dim=s.text_width if self._pretrained is None else self._pretrained.width,
-                attention_head_dim=4,
-                norm_num_groups=_norm_groups(32, s.denoiser_channels),
-            ),
         }
-        if self._pretrained is None:
-            nets["text"] = SmallTextEncoder(
-                num_buckets=s.text_buckets, length=s.text_tokens, width=s.text_width, depth=s.text_layers
-            )
-        return nets
+
+    def _denoiser(self) -> nn.Module:
+        s = self.settings
+        levels = len(s.denoiser_channels)
+        return UNet2DConditionModel(
+            sample_size=self._side,
+            in_channels=s.latent_channels,
+            out_channels=s.latent_channels,
+            block_out_channels=s.denoiser_channels,
+            layers_per_block=s.denoiser_layers,
+            # attention costs most where there are most positions: only below the first level
+            down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
+            up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
+            cross_attention_dim=s.text_width if self._pretrained is None else self._pretrained.width,
+            attention_head_dim=4,
+            norm_num_groups=_norm_groups(32, s.denoiser_channels),
+        )
 
     def frozen(self) -> dict[str, nn.Module]:
-        """The pretrained text encoder, where there is one."""
-        return {} if self._pretrained is None else {"text": self._pretrained}
+        """The pretrained text encoder and the other run's autoencoder, where there are such."""
+        nets: dict[str, nn.Module] = {} if self._pretrained is None else {"text": self._pretrained}
+        if self._stored is not None:
+            nets |= self._autoencoder()
+            self._stored.fill(nets)
+        return nets
 
     def groups(self) -> dict[str, Group]:
         """The denoiser learns the latents of the live autoencoder, so that one keeps no average."""
         s = self.settings
         text = ("text",) if self._pretrained is None else ()
+        first = s.autoencoder_images if self._stored is None else 0
+        denoiser = Group(("denoiser", *text), s.denoiser_learning_rate, betas=(0.9, 0.99), span_images=(first, None))
+        if self._stored is not None:
+            return {"denoiser": denoiser}
+        rate = s.autoencoder_learning_rate
         return {
-            "autoencoder": Group(
-                ("encoder", "decoder"),
-                s.autoencoder_learning_rate,
-                average=False,
-                span_images=(0, s.autoencoder_images),
-            ),
-            "denoiser": Group(
-                ("denoiser", *text),
-                s.denoiser_learning_rate,
-                betas=(0.9, 0.99),
-                span_images=(s.autoencoder_images, None),
-            ),
+            "autoencoder": Group(("encoder", "decoder"), rate, average=False, span_images=(0, first)),
+            "denoiser": denoiser,
         }
 
     def phases(self, clock: Clock) -> Sequence[Phase]:
         """One phase at a time."""
-        if clock.images < self.settings.autoencoder_images:
+        if self._stored is None and clock.images < self.settings.autoencoder_images:
             return (Phase("autoencoder", "autoencoder", self._autoencoder_loss),)
         return (Phase("denoiser", "denoiser", self._denoiser_loss),)
 
     def _encode(self, ctx: Ctx, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latents, each (B, c, h, w)."""
-        moments = ctx.nets["encoder"](F.pixel_unshuffle(image_BCHW, self.settings.patch_px))
+        moments = _net(ctx, "encoder")(F.pixel_unshuffle(image_BCHW, self.settings.patch_px))
         middle, logvar = moments.chunk(2, dim=1)
         return middle, logvar.clamp(-30.0, 20.0)
 
@@ -257,12 +281,19 @@ class LatentDiffusion(Recipe):
         return text(self._tokens(captions).to(ctx.device))
 
     def _denoiser_loss(self, ctx: Ctx, batch: Batch) -> Losses:
-        """Rectified flow: x_t = (1 - t) x + t eps, the network gives the velocity eps - x (Esser et al. 2024, eq. 13).
+        return {"velocity": mean(self._velocity_error(ctx, batch), batch["weight"])}
 
+    def _velocity_error(self, ctx: Ctx, batch: Batch) -> Tensor:
+        """Squared, (B, c, h, w).
+
+        Rectified flow: x_t = (1 - t) x + t eps, the network gives the velocity eps - x (Esser et al. 2024, eq. 13).
         t is the sigmoid of a normal number: most learning where it is hardest (their section 3.1, logit-normal).
         """
         with torch.no_grad():
-            middle, logvar = self._encode(ctx, batch["image"])
+            if self.settings.latents == "derived":
+                middle, logvar = batch["latent"].float().chunk(2, dim=1)
+            else:
+                middle, logvar = self._encode(ctx, batch["image"])
             latent = middle + torch.exp(0.5 * logvar) * ctx.draw.normal(*middle.shape[1:])
         centre, scale = self._scale(ctx.device)
         x = (latent - centre) / scale
@@ -272,7 +303,7 @@ class LatentDiffusion(Recipe):
         dropped = (ctx.draw.uniform() < self.settings.caption_dropout).tolist()
         captions = ["" if drop else caption for drop, caption in zip(dropped, batch["caption"], strict=True)]
         velocity = self._velocity(ctx, (1.0 - t) * x + t * eps, t_B, self._text(ctx, captions))
-        return {"velocity": mean((velocity - (eps - x)).square(), batch["weight"])}
+        return (velocity - (eps - x)).square()
 
     def _velocity(self, ctx: Ctx, x_t: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
         return ctx.nets["denoiser"](x_t, t_B * 1000.0, text_BLD, return_dict=False)[0]
@@ -291,15 +322,43 @@ class LatentDiffusion(Recipe):
             wanted, free = self._velocity(ctx, torch.cat([x, x]), t_B, text).chunk(2)
             x = x + (then - now) * (free + s.guidance_scale * (wanted - free))
         centre, scale = self._scale(ctx.device)
-        return F.pixel_shuffle(ctx.nets["decoder"](x * scale + centre), s.patch_px).clamp(-1.0, 1.0)
+        return F.pixel_shuffle(_net(ctx, "decoder")(x * scale + centre), s.patch_px).clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def evaluate(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
-        """Reconstruction of each held-out image: L1 and PSNR in decibels, for pixels in [-1, 1]."""
+        """Of each held-out image, the denoiser's error where the autoencoder is another run's, else its reconstruction.
+
+        L1 and PSNR in decibels are for pixels in [-1, 1].
+        """
+        if self._stored is not None:
+            return {"velocity": self._velocity_error(ctx, batch).flatten(1).mean(1)}
         latent, _ = self._encode(ctx, batch["image"])
         drawn = F.pixel_shuffle(ctx.nets["decoder"](latent), self.settings.patch_px).clamp(-1.0, 1.0)
         error = (drawn - batch["image"]).flatten(1)  # (B, 3HW)
         return {"pixels": error.abs().mean(1), "psnr_db": 10.0 * torch.log10(4.0 / error.square().mean(1))}
+
+    def made_with(self) -> Mapping[str, Mapping[str, str]]:
+        """Of stored latents: the encoder in `autoencoder`, at this image size."""
+        if self._stored is None or self.settings.latents != "derived":
+            return {}
+        return self._made_with(self._stored.part("encoder"))
+
+    def _made_with(self, encoder: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
+        size = {"image_px": str(self.settings.image_px), "crop": "centre"}
+        return {LATENT: {"encoder": weights_digest(encoder), **size, "dtype": "float16", "holds": "mean, logvar"}}
+
+    def derives(self, ctx: Ctx) -> tuple[Mapping[str, Field], Mapping[str, Mapping[str, str]]]:
+        """Latents, of images. Raises: DeriveError while the autoencoder still learns."""
+        s = self.settings
+        if self._stored is None and ctx.clock.images < s.autoencoder_images:
+            seen = f"its autoencoder saw {ctx.clock.images:,} of {s.autoencoder_images:,} images and still learns"
+            raise DeriveError(f"{seen}; derive when its run has reached the denoiser")
+        encoder: Any = _net(ctx, "encoder")
+        return {"image": Field("image", (3, s.image_px, s.image_px))}, self._made_with(encoder.state_dict())
+
+    def derive(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
+        """latent.npy (B, 2c, h, w) float16: mean and log variance."""
+        return {LATENT: torch.cat(self._encode(ctx, batch["image"]), dim=1).half()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moments of the latents."""
@@ -310,3 +369,8 @@ class LatentDiffusion(Recipe):
         """Raises: KeyError where the state is another recipe's."""
         self._latent_mean, self._latent_square = state["latent_mean"], state["latent_square"]
         self._unfolded = []
+
+
+def _net(ctx: Ctx, name: str) -> Callable[..., Any]:
+    """One of the autoencoder's networks, trained here or taken from another run."""
+    return ctx.nets[name] if name in ctx.nets else ctx.frozen[name]

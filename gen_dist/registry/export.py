@@ -1,4 +1,4 @@
-"""export: the part of a checkpoint that draws, in a folder that can travel: weights, recipe state, text encoder."""
+"""export: the part of a checkpoint that draws, in a folder that can travel, with the frozen networks that it names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from gen_dist import checkpoint
+from gen_dist.nets.autoencoder import StoredAutoencoder
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.secrets import without_secrets
 
@@ -16,7 +17,7 @@ FILES = ("model.safetensors", "recipe.safetensors")
 def export(source: Path, dest: Path) -> Path:
     """Write the drawable part of the checkpoint `source` to the new folder `dest`; `Model.load(dest)` reads it.
 
-    The copy of the job in it names no user and no password. Raises: CheckpointError, RegistryError.
+    The copy of the job in it names no user and no password. Raises: CheckpointError, RegistryError, AutoencoderError.
     """
     manifest = checkpoint.read_manifest(source)
     missing = [name for name in FILES if not (source / name).is_file()]
@@ -33,6 +34,10 @@ def export(source: Path, dest: Path) -> Path:
         shutil.copyfile(source / name, draft / name)
     if manifest.job["model"].get("text_encoder"):
         _copy_text_encoder(source, Path(manifest.job["model"]["text_encoder"]), draft / "text_encoder")
+    if manifest.job["model"].get("autoencoder"):
+        carried = source / "autoencoder"  # where `source` is an export itself
+        named = Path(manifest.job["model"]["autoencoder"])
+        StoredAutoencoder.read(carried if carried.is_dir() else named).write(draft / "autoencoder")
     return draft.rename(dest)
 
 

@@ -41,9 +41,10 @@ class Model:
         """From a checkpoint folder or an exported model. Raises: CheckpointError."""
         manifest = checkpoint.read_manifest(folder)
         settings = dict(manifest.job["model"])
-        if settings.get("text_encoder"):  # an export carries its text encoder, which may have left its first place
-            carried = folder / "text_encoder"
-            settings["text_encoder"] = str(carried) if carried.is_dir() else settings["text_encoder"]
+        for name in ("text_encoder", "autoencoder"):  # an export carries them, and they may have left their first place
+            carried = folder / name
+            if settings.get(name) and carried.is_dir():
+                settings[name] = str(carried)
         recipe = catalog.build(manifest.job["recipe"], settings)
         recipe.load_state_dict(checkpoint.read_recipe(folder))
         return cls.from_weights(recipe, checkpoint.read_model(folder), device=torch.device(device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from gen_dist.cli.data.audit import audit
+from gen_dist.cli.data.derive import derive
 from gen_dist.cli.data.index import index
 from gen_dist.cli.data.inspect import inspect
 from gen_dist.cli.data.pack import pack
@@ -15,4 +16,5 @@ app.command()(pack)
 app.command()(inspect)
 app.command()(index)
 app.command()(verify)
+app.command()(derive)
 app.command()(audit)
