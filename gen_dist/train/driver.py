@@ -21,6 +21,7 @@ from gen_dist.registry.tracker import Tracker
 from gen_dist.train.launch import launch
 from gen_dist.train.provenance import versions
 from gen_dist.train.report import Event
+from gen_dist.train.sizes import bucket_sizes
 
 if TYPE_CHECKING:
     from gen_dist.registry.publish import Published
@@ -95,7 +96,9 @@ def _absolute(url: str) -> str:
 
 def _data(job: JobSpec, watch: Watch) -> tuple[Data, Data | None]:
     """The training and held-out samples, each with all that the recipe reads. Raises: DataError, StoreError."""
-    fields = catalog.build(job.recipe, job.model).batch
+    recipe = catalog.build(job.recipe, job.model)
+    bucket_sizes(job, recipe)  # refused here, before workers start
+    fields = recipe.batch
     data, heldout = check_data(job.data, fields=fields)
     watch({"kind": "data", "num_train": len(data), "num_heldout": len(heldout or ()), "digest": data.digest})
     if data.index.num_left_out:
