@@ -6,15 +6,19 @@ Plain torch, one process. Shapes: B images, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gen_dist.recipes.contract import Clock, Ctx, Phase, Recipe, mean
+from gen_dist.recipes.contract import Batch, Clock, Ctx, Phase, Recipe, mean
 from gen_dist.recipes.randomness import Draw
-from tests.contract.cases import RECIPES, build, small_case, smoke_job, stream
+from gen_dist.train.collective import Team
+from gen_dist.train.studio import Studio
+from tests.contract.cases import RECIPES, build, small_case, smoke_job, stream, with_train
+from tests.contract.toys import OneGroup, Settings
 
 COUNT = 8
 SLOT = 5  # of the second four: DCGAN's neighbours of it are 4, 6 and 7
@@ -120,6 +124,46 @@ def test_held_out_scores_of_the_others_do_not_see_the_slot(name: str) -> None:
     for key, score_B in one.items():
         assert score_B.shape == (COUNT,)
         torch.testing.assert_close(other[key][:4], score_B[:4])
+
+
+class OneUnreadable:
+    """Held-out samples of which each micro-batch lacks the second, as the stream says it."""
+
+    num_samples = 8
+
+    def batch(self, position: int, count: int) -> dict[str, Any]:
+        shade = torch.arange(position, position + count, dtype=torch.float32)
+        weight = torch.ones(count)
+        weight[1] = 0.0
+        return {"image": shade[:, None, None, None].expand(-1, 3, 8, 8), "weight": weight}
+
+
+class Shade(OneGroup):
+    """Scores an image by its first number."""
+
+    def evaluate(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
+        return {"shade": batch["image"][:, 0, 0, 0]}
+
+
+def test_the_trainer_logs_the_mean_score_of_what_could_be_read(tmp_path: Path) -> None:
+    job, events = with_train(smoke_job("ddpm"), micro_batch_images=4, prompts=("", "")), []
+    recipe: Any = Shade(Settings())
+    heldout: Any = OneUnreadable()
+    nets = recipe.networks()
+    weights = {f"{net}.{key}": value for net, made in nets.items() for key, value in made.state_dict().items()}
+    studio = Studio(
+        job,
+        recipe=recipe,
+        frozen={},
+        team=Team(CPU),
+        train=heldout,
+        heldout=heldout,
+        folder=tmp_path,
+        report=lambda kind, **facts: events.append(kind),
+    )
+    scores = studio.show(weights, Clock(0, 0))
+    assert scores == {"heldout/shade": pytest.approx((0 + 2 + 3 + 4 + 6 + 7) / 6)}
+    assert events == ["samples"]
 
 
 def test_the_mean_counts_the_unreadable_as_zeros_and_divides_by_all() -> None:
