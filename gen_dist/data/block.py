@@ -32,13 +32,23 @@ class Block:
     choice: np.ndarray
     """(s, n) int8: which of the source's members it is."""
 
-    def member(self, source: int, row: int) -> tuple[memoryview, int]:
-        """(bytes of the member, which of the source's members it is)."""
-        start, size = int(self.offset_bytes[source, row]), int(self.size_bytes[source, row])
-        for first, data in reversed(self.pieces[self.is_derived[source]]):
-            if first <= start:
-                return data[start - first : start - first + size], int(self.choice[source, row])
-        raise KeyError(f"source {source} of row {row}")
+    def members(self, source: int, rows: np.ndarray) -> list[tuple[memoryview, int]]:
+        """(bytes of the member, which of the source's members it is) of some samples, by their rows in the block."""
+        starts, sizes = self.offset_bytes[source, rows].tolist(), self.size_bytes[source, rows].tolist()
+        pieces = self.pieces[self.is_derived[source]]
+        if len(pieces) == 1:
+            first, data = pieces[0]
+            found = [data[start - first : start - first + size] for start, size in zip(starts, sizes, strict=True)]
+        else:
+            found = [_within(pieces, start, size) for start, size in zip(starts, sizes, strict=True)]
+        return list(zip(found, self.choice[source, rows].tolist(), strict=True))
+
+
+def _within(pieces: Sequence[tuple[int, memoryview]], start: int, size: int) -> memoryview:
+    for first, data in reversed(pieces):
+        if first <= start:
+            return data[start - first : start - first + size]
+    return memoryview(b"")  # no such member: it does not decode
 
 
 def read_block(index: Index, number: int, sources: Sequence[Source]) -> Block:
@@ -62,7 +72,7 @@ def _read(index: Index, shard_number: int, spans: Sequence[tuple[int, int]]) -> 
     """(first byte, bytes) of each span of one shard."""
     shard, store = index.shards[shard_number], index.store_of(shard_number)
     for start, end in spans:
-        data = memoryview(bytearray(end - start))
+        data = np.empty(end - start, np.uint8).data  # not filled with zeros under the interpreter's lock
         received = store.read_into(shard.name, start, data, version=shard.version)
         if received < end - start:
             raise DataError(

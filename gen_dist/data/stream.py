@@ -5,6 +5,8 @@ Shapes: B samples, H x W pixels.
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 from gen_dist.data.augment import CENTRE, Augment, Augmentations, augmentations
+from gen_dist.data.block import Block
 from gen_dist.data.buckets import Bucketed, resized
 from gen_dist.data.cache import DecodedCache
 from gen_dist.data.decode import DecodeError
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from gen_dist.job.spec import DataSpec
 
 Batch = dict[str, Any]
-CHUNK = 8  # samples that one thread decodes at a time
+CHUNK = 16  # samples that one thread decodes at a time
 
 
 class OrderLike(Protocol):
@@ -177,8 +180,10 @@ class Stream:
         try:
             for decoding in job.decoding:
                 decoding.result()
-        finally:
+        except BaseException:
             self.abandon(job)
+            raise
+        self._reader.done(job.needs.items())
         return batch_of(self._sources, job.rows, ids=job.ids, weight=job.weight, bad=job.bad)
 
     def abandon(self, job: _Job) -> None:
@@ -202,19 +207,26 @@ class Stream:
         return self._cache_of[self.order.bucket(position)]
 
     def _decode(self, job: _Job, rows: list[int], block_of: np.ndarray) -> None:
-        for row in rows:
-            sample_id = int(job.ids[row])
-            block = self._reader.block(int(block_of[row]))
+        numbers = block_of[rows].tolist()
+        for number, group in itertools.groupby(zip(rows, numbers, strict=True), key=operator.itemgetter(1)):
+            self._decode_of(self._reader.block(number), job, [row for row, _ in group])
+
+    def _decode_of(self, block: Block, job: _Job, rows: list[int]) -> None:
+        """The interpreter's lock is held for all but the decoders: what is here once a row costs a part of each."""
+        ids = job.ids[rows]
+        columns = [block.members(number, ids - block.first_id) for number in range(len(self._sources))]
+        for place, row in enumerate(rows):
             crop = job.augment[row] if job.augment is not None else CENTRE
-            number = 0
+            at = 0
             try:
-                for number, source in enumerate(self._sources):
-                    data, choice = block.member(number, sample_id - block.first_id)
+                for at, source in enumerate(self._sources):
+                    data, choice = columns[at][place]
                     source.decode_into(job.rows[source.name], row, data, source.members[choice][1], crop)
             except DecodeError as error:
-                self._leave_empty(job, row, f"{self._sources[number].name}: {error}")
+                self._leave_empty(job, row, f"{self._sources[at].name}: {error}")
             else:
-                job.cache.put(sample_id, job.rows, row)
+                if job.cache.capacity:
+                    job.cache.put(int(ids[place]), job.rows, row)
 
     def _leave_empty(self, job: _Job, row: int, reason: str) -> None:
         sample_id = int(job.ids[row])

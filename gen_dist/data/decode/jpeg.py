@@ -14,11 +14,14 @@ import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image
 
-from gen_dist.data.augment import Crop
+from gen_dist.data.augment import CENTRE, Crop
 from gen_dist.data.decode.errors import Buffer, DecodeError, one_line
 from gen_dist.data.decode.jpeg_header import JpegHeader, read_jpeg_header
 from gen_dist.data.decode.pillow import check_num_pixels, open_rgb, place, upright
 
+_HEAD_BYTES = 2048
+_APP1, _BASELINE = b"\xff\xe1", b"\xff\xc0"  # the segment that may hold an orientation; the usual kind of frame
+_THREE_COMPONENTS = b"\x03"
 _UNKNOWN_SUBSAMPLING = "Could not determine subsampling"
 _TURNED_SIDEWAYS = 5  # the first of the orientations that swap width and height
 _OVERSAMPLING = 2  # a box-like DCT filter down to this multiple of the wanted size leaves the rest to Lanczos
@@ -26,6 +29,8 @@ _OVERSAMPLING = 2  # a box-like DCT filter down to this multiple of the wanted s
 
 def decode_jpeg_into(data: Buffer, out: np.ndarray, *, crop: Crop, fast_downscale: bool) -> None:
     """See `decode_image_into`; `data` starts with a JPEG's first bytes."""
+    if crop == CENTRE and _decoded_in_place(data, out):
+        return
     header = read_jpeg_header(data)
     width_px, height_px, num_components, orientation = header
     check_num_pixels(width_px, height_px)
@@ -43,6 +48,18 @@ def decode_jpeg_into(data: Buffer, out: np.ndarray, *, crop: Crop, fast_downscal
                 raise _unreadable(data, error) from error
     smallest = _smallest(header, out, crop) if fast_downscale else {}
     place(_decoded(data, header, smallest), out, crop=crop)
+
+
+def _decoded_in_place(data: Buffer, out: np.ndarray) -> bool:
+    """The common case with as little Python as can be: an upright JPEG of the wanted size. Whether it was one."""
+    head = bytes(data[:_HEAD_BYTES])
+    frame = head.find(_BASELINE)
+    if frame < 0 or head[frame + 9 : frame + 10] != _THREE_COMPONENTS or head.find(_APP1, 0, frame) >= 0:
+        return False  # of another kind, or perhaps turned
+    try:
+        return bool(simplejpeg.decode_jpeg(data, buffer=out).shape == out.shape)
+    except (ValueError, KeyError):
+        return False  # of another size, of four components, or broken: who looks closer says so
 
 
 def _decoded(data: Buffer, header: JpegHeader, smallest: dict[str, int]) -> Image.Image:
