@@ -52,7 +52,8 @@ class View:
 
     def _on_data(self, event: Event) -> None:
         heldout = f", {event['num_heldout']:,} held out" if event["num_heldout"] else ""
-        self.note(f"data       {event['num_train']:,} images{heldout}, digest {event['digest'][:12]}")
+        images = f"{event['num_train']:,} images" if event["num_train"] is not None else "images not counted"
+        self.note(f"data       {images}{heldout}, digest {event['digest'][:12]}")
 
     def _on_start(self, event: Event) -> None:
         sizes = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in event["parameters"].items())

@@ -19,6 +19,7 @@ from gen_dist.data.order import Plan
 from gen_dist.data.stream import OrderLike
 
 MASK = (1 << 64) - 1
+STREAMED = {"kind": "sequential"}  # what a checkpoint keeps as the plan of a run that had no index
 CHUNK = 1 << 17  # positions looked at together; more of them meet more windows, and cost more each
 
 
@@ -97,6 +98,11 @@ def kept(stream: Mapping[str, Any], *, where: str) -> Kept:
     remedy = "audit a checkpoint that a run of this version wrote"
     if not stream:
         raise DataError("the checkpoint keeps no record of its samples", shard=where, remedy=remedy)
+    if stream.get("plan") == STREAMED:
+        remedy = "index the shards with `gen-dist data index`, and train under another name"
+        raise DataError(
+            "the run streamed shards without an index, so there is nothing to prove", shard=where, remedy=remedy
+        )
     try:
         audit = [(int(end), int(count), int(checksum)) for end, count, checksum in stream["audit"]]
         return Kept(Plan(**stream["plan"]), audit, [int(bad["position"]) for bad in stream["bad"]])

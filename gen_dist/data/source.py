@@ -15,7 +15,7 @@ from gen_dist.data.fields import FieldLike, check_fields
 from gen_dist.data.index import Index, find_index, joined
 from gen_dist.data.mixture import Mixture
 from gen_dist.data.order import Order, Plan
-from gen_dist.data.stream import OrderLike, Stream
+from gen_dist.data.stream import Batch, OrderLike, Stream
 from gen_dist.store import Store, gopen, open_store
 from gen_dist.store.disk_cache import CachedStore
 
@@ -146,12 +146,16 @@ def check_data(
     for found in filter(None, (data, heldout)):
         check_fields(found.index, fields, spec)
         with open_stream(spec, fields=fields, seed=0, data=found) as stream:
-            first = stream.batch(0, min(CHECKED, len(found)))
-        if len(first["bad"]) == len(first["weight"]):  # one may be broken; all of them speak of the job
-            bad = first["bad"][0]
-            remedy = "replace these samples, or correct data.image, data.caption or data.label"
-            raise DataError(bad.reason, shard=bad.shard, key=bad.key, remedy=remedy)
+            check_first(stream.batch(0, min(CHECKED, len(found))))
     return data, heldout
+
+
+def check_first(batch: Batch) -> None:
+    """That not all samples of the first batch are bad: one may be broken, all of them speak of the job."""
+    if len(batch["bad"]) == len(batch["weight"]):
+        bad = batch["bad"][0]
+        remedy = "replace these samples, or correct data.image, data.caption or data.label"
+        raise DataError(bad.reason, shard=bad.shard, key=bad.key, remedy=remedy)
 
 
 def data_digest(spec: DataSpec) -> str:

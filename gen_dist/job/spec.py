@@ -166,6 +166,9 @@ class DataSpec(Spec):
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.001
     """Share of samples that may turn out unreadable while training (the first 10 are free); above it the run stops.
     An unreadable sample keeps its place with weight 0 and is listed in the run's `bad_samples.jsonl`."""
+    index_limit_bytes: NonNegativeInt = 4 * 2**30
+    """Shards without an index (`gen-dist data index`) are looked through when a run starts, up to this many bytes in
+    all. Beyond them a run streams its shards from front to back, and says what that gives up. 0: always so."""
     disk_cache: Folder = ""
     """Folder of each machine to keep what was read from `s3://`. Empty: none."""
     disk_cache_bytes: PositiveInt = 100 * 2**30

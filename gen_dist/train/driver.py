@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gen_dist import checkpoint
+from gen_dist.data.sequential import Unindexed, check_unindexed, find_unindexed
 from gen_dist.data.source import Data, check_data
 from gen_dist.job import arithmetic
 from gen_dist.job.errors import GenDistError
@@ -94,12 +95,19 @@ def _absolute(url: str) -> str:
     return url if "://" in url else str(Path(url).absolute())
 
 
-def _data(job: JobSpec, watch: Watch) -> tuple[Data, Data | None]:
+def _data(job: JobSpec, watch: Watch) -> tuple[Data | Unindexed, Data | Unindexed | None]:
     """The training and held-out samples, each with all that the recipe reads. Raises: DataError, StoreError."""
     recipe = catalog.build(job.recipe, job.model)
     bucket_sizes(job, recipe)  # refused here, before workers start
-    fields = recipe.batch
-    data, heldout = check_data(job.data, fields=fields)
+    unindexed = find_unindexed(job.data, made_with=recipe.made_with())
+    if unindexed is not None:
+        unindexed[0].check_workers(arithmetic.world_sizes(job)[-1])
+        for found in filter(None, unindexed):
+            check_unindexed(found, fields=recipe.batch, spec=job.data)
+        watch({"kind": "data", "num_train": None, "num_heldout": None, "digest": unindexed[0].digest})
+        watch({"kind": "warning", "text": unindexed[0].loss})
+        return unindexed
+    data, heldout = check_data(job.data, fields=recipe.batch, made_with=recipe.made_with())
     watch({"kind": "data", "num_train": len(data), "num_heldout": len(heldout or ()), "digest": data.digest})
     if data.index.num_left_out:
         text = f"{data.index.num_left_out} samples are left out; `gen-dist data verify` names them"

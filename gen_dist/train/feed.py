@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gen_dist.data.sequential import SequentialStream
 from gen_dist.data.stream import Stream
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
@@ -48,7 +49,7 @@ class Feed:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: Stream | SequentialStream,
         recipe: Recipe,
         clock: Clock,
         ledger: Ledger,

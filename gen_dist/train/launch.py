@@ -15,6 +15,7 @@ import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from gen_dist.data.sequential import Unindexed
 from gen_dist.data.source import Data
 from gen_dist.job import arithmetic
 from gen_dist.job.errors import GenDistError
@@ -36,7 +37,12 @@ class ClusterError(GenDistError):
 
 
 def launch(
-    job: JobSpec, *, folder: Path, train: Data, heldout: Data | None, watch: Callable[[Event], None]
+    job: JobSpec,
+    *,
+    folder: Path,
+    train: Data | Unindexed,
+    heldout: Data | Unindexed | None,
+    watch: Callable[[Event], None],
 ) -> int | None:
     """Run the workers of a job to their end, or until Ctrl-C or SIGTERM; `watch` hears every event, in this process.
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from gen_dist.data.audit import MASK, fingerprint
+from gen_dist.checkpoint import CheckpointError
+from gen_dist.data.audit import MASK, STREAMED, fingerprint
 from gen_dist.data.errors import DataError
 from gen_dist.data.order import Plan
 from gen_dist.data.stream import BadSample
@@ -26,11 +27,14 @@ NAME = "bad_samples.jsonl"
 
 
 class Ledger:
-    """`state` is what the checkpoint kept that the run goes on from."""
+    """`state` is what the checkpoint kept that the run goes on from; a run that streams without an index has no plan.
+
+    Of such a run nothing is noted but its unreadable samples: numbers that mean nothing prove nothing.
+    """
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Plan | None,
         *,
         team: Team,
         max_bad_share: float,
@@ -70,7 +74,7 @@ class Ledger:
     def commit(self, clock: Clock) -> dict[str, Any]:
         """What the checkpoint at `clock` keeps. Collective."""
         parts = self._team.gather((self._count, self._sum, self._new))
-        if any(count for count, _, _ in parts):
+        if self._plan is not None and any(count for count, _, _ in parts):
             total = sum(part for _, part, _ in parts) & MASK
             self._audit.append([clock.images, sum(count for count, _, _ in parts), total])
         self._bad += sorted((bad for _, _, new in parts for bad in new), key=lambda bad: bad.position)
@@ -78,4 +82,18 @@ class Ledger:
         if self._team.leads and self._bad and self._folder is not None:
             lines = [json.dumps(asdict(bad)) for bad in self._bad]
             (self._folder / NAME).write_text("\n".join(lines) + "\n")
-        return {"plan": asdict(self._plan), "audit": self._audit, "bad": [asdict(bad) for bad in self._bad]}
+        plan = STREAMED if self._plan is None else asdict(self._plan)
+        return {"plan": plan, "audit": self._audit, "bad": [asdict(bad) for bad in self._bad]}
+
+
+def check_same_reading(state: Mapping[str, Any], *, streams: bool, where: Path) -> None:
+    """That a run goes on as it began, with an index or, where it `streams`, without. Raises: CheckpointError."""
+    streamed = state.get("plan") == STREAMED
+    if state and streamed != streams:
+        ways = {True: "streamed without an index", False: "read by an index"}
+        remedy = (
+            "give the job another name to train with the index, or take index.gdx away to go on without"
+            if streamed
+            else "run `gen-dist data index` again, or raise data.index_limit_bytes"
+        )
+        raise CheckpointError(f"{where}: its shards were {ways[streamed]} and are now {ways[streams]}; {remedy}")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gen_dist.data.sequential import SequentialStream
 from gen_dist.data.stream import Stream
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes.contract import Clock, Recipe
@@ -33,8 +34,8 @@ class Studio:
         recipe: Recipe,
         frozen: Mapping[str, Callable[..., Any]],
         team: Team,
-        train: Stream,
-        heldout: Stream | None,
+        train: Stream | SequentialStream,
+        heldout: Stream | SequentialStream | None,
         folder: Path,
         report: Report,
     ) -> None:
@@ -43,11 +44,12 @@ class Studio:
         self._heldout, self._folder, self._report = heldout, folder, report
         self._prompts, self._captions = self._choose(train)
 
-    def _choose(self, train: Stream) -> tuple[Sequence[str], Sequence[str] | None]:
+    def _choose(self, train: Stream | SequentialStream) -> tuple[Sequence[str], Sequence[str] | None]:
         """The prompts, and the captions to print below the drawings: none where the recipe reads none."""
         if self._job.train.prompts:
             return self._job.train.prompts, self._job.train.prompts
-        count = min(DEFAULT_SAMPLES, train.order.plan.bucket_batch or DEFAULT_SAMPLES)  # a batch is of one size
+        bucket_batch = train.order.plan.bucket_batch if isinstance(train, Stream) else 0
+        count = min(DEFAULT_SAMPLES, bucket_batch or DEFAULT_SAMPLES)  # a batch is of one size
         captions = train.batch(0, count).get("caption")
         if captions is not None:
             return list(captions), list(captions)
@@ -78,7 +80,7 @@ class Studio:
         size = self._job.train.micro_batch_images
         sums: dict[str, Tensor] = {}
         readable = torch.zeros((), device=self._team.device)
-        wanted = min(HELDOUT_IMAGES, self._heldout.num_samples)
+        wanted = min(HELDOUT_IMAGES, self._heldout.num_samples or HELDOUT_IMAGES)
         rounds = max(1, wanted // (size * self._team.size))
         for part in range(rounds):
             first = (part * self._team.size + self._team.rank) * size

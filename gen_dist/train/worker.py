@@ -16,6 +16,7 @@ import ray.train
 
 from gen_dist import checkpoint
 from gen_dist.data.order import Plan
+from gen_dist.data.sequential import SequentialStream, Unindexed
 from gen_dist.data.source import Data, open_stream
 from gen_dist.data.stream import Stream
 from gen_dist.job import arithmetic
@@ -43,8 +44,8 @@ class Assignment:
     """The resolved job."""
     run_folder: Path
     """Absolute; seen by every worker."""
-    train: Data
-    heldout: Data | None
+    train: Data | Unindexed
+    heldout: Data | Unindexed | None
     hub: Any
 
 
@@ -82,7 +83,7 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
     from gen_dist.train.averages import Averages
     from gen_dist.train.engines import Engines
     from gen_dist.train.feed import Feed
-    from gen_dist.train.ledger import Ledger
+    from gen_dist.train.ledger import Ledger, check_same_reading
     from gen_dist.train.loop import Loop
     from gen_dist.train.studio import Studio
 
@@ -95,21 +96,25 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
     )
     parts: dict[str, Any] = {"job": job, "recipe": recipe, "engines": engines, "averages": averages}
     clock, found = Clock(images=0, step=0), checkpoint.newest(_checkpoints(assignment))
-    if found is not None:
-        clock = state.restore(found, **parts, data_digest=assignment.train.digest)
     kept = checkpoint.read_manifest(found).stream if found is not None else {}
+    if found is not None:
+        check_same_reading(kept, streams=isinstance(assignment.train, Unindexed), where=found)
+        clock = state.restore(found, **parts, data_digest=assignment.train.digest)
     plan = _plan(job, recipe, assignment.train)
-    if found is not None and kept:
+    if found is not None and kept and plan is not None:
         plan = Plan(**kept["plan"])
         check_kept(plan, job, where=found)
     ledger = Ledger(plan, team=team, max_bad_share=job.data.max_bad_share, folder=assignment.run_folder, state=kept)
     report("start", images=clock.images, resumed_from=str(found or ""), workers=team.size, **_sizes(engines))
 
     with ExitStack() as streams:
-        train = streams.enter_context(_open(job, recipe, assignment.train, plan))
+        share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images}
+        train = _open(job, recipe, assignment.train, plan, **share)
+        streams.callback(train.close)
         heldout = None
         if assignment.heldout is not None:
-            heldout = streams.enter_context(_open(job, recipe, assignment.heldout, None))
+            heldout = _open(job, recipe, assignment.heldout, None)
+            streams.callback(heldout.close)
         studio = Studio(
             job,
             recipe=recipe,
@@ -137,12 +142,19 @@ def _checkpoints(assignment: Assignment) -> Path:
     return assignment.run_folder / "checkpoints"
 
 
-def _open(job: JobSpec, recipe: Recipe, data: Data, plan: Plan | None) -> Stream:
+def _open(
+    job: JobSpec, recipe: Recipe, data: Data | Unindexed, plan: Plan | None, **share: int
+) -> Stream | SequentialStream:
+    """`share`: this worker's part of shards without an index, see `SequentialStream`."""
+    if isinstance(data, Unindexed):
+        return SequentialStream(data, fields=recipe.batch, spec=job.data, seed=job.seed, **share)
     return open_stream(job.data, fields=recipe.batch, seed=job.seed, data=data, plan=plan)
 
 
-def _plan(job: JobSpec, recipe: Recipe, data: Data) -> Plan:
-    """How a new run shuffles, for the most workers it may have."""
+def _plan(job: JobSpec, recipe: Recipe, data: Data | Unindexed) -> Plan | None:
+    """How a new run shuffles, for the most workers it may have; None where it streams without an index."""
+    if isinstance(data, Unindexed):
+        return None
     return data.plan(
         workers=arithmetic.world_sizes(job)[-1],
         shuffle_bytes=job.data.shuffle_bytes,

@@ -22,9 +22,14 @@ def find_index(store: Store, pattern: str) -> Index:
     StoreError.
     """
     shards = list_shards(store, pattern)
-    if not store.list(NAME):
+    if not is_indexed(store):
         return build_index(store, shards)
     return _from_manifest(store, shards)
+
+
+def is_indexed(store: Store) -> bool:
+    """Whether a manifest lies beside the shards."""
+    return bool(store.list(NAME))
 
 
 def list_shards(store: Store, pattern: str) -> list[ObjectInfo]:
