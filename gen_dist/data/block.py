@@ -25,30 +25,20 @@ class Block:
     """(first byte in the shard, bytes), in their order: of the shard, and of the one derived from it."""
     is_derived: tuple[bool, ...]
     """(s,): which of the two holds each source."""
-    offset_bytes: np.ndarray
-    """(s, n) int64 in its shard; -1 where the sample has no such member."""
-    size_bytes: np.ndarray
-    """(s, n) int64."""
-    choice: np.ndarray
-    """(s, n) int8: which of the source's members it is."""
+    offset_bytes: list[list[int]]
+    """(s, n), in its shard; -1 where the sample has no such member. Lists: they are read number by number."""
+    size_bytes: list[list[int]]
+    """(s, n)."""
+    choice: list[list[int]]
+    """(s, n): which of the source's members it is."""
 
-    def members(self, source: int, rows: np.ndarray) -> list[tuple[memoryview, int]]:
-        """(bytes of the member, which of the source's members it is) of some samples, by their rows in the block."""
-        starts, sizes = self.offset_bytes[source, rows].tolist(), self.size_bytes[source, rows].tolist()
-        pieces = self.pieces[self.is_derived[source]]
-        if len(pieces) == 1:
-            first, data = pieces[0]
-            found = [data[start - first : start - first + size] for start, size in zip(starts, sizes, strict=True)]
-        else:
-            found = [_within(pieces, start, size) for start, size in zip(starts, sizes, strict=True)]
-        return list(zip(found, self.choice[source, rows].tolist(), strict=True))
-
-
-def _within(pieces: Sequence[tuple[int, memoryview]], start: int, size: int) -> memoryview:
-    for first, data in reversed(pieces):
-        if first <= start:
-            return data[start - first : start - first + size]
-    return memoryview(b"")  # no such member: it does not decode
+    def member(self, source: int, row: int) -> memoryview:
+        """The bytes of the member; none where the sample has no such member, which then does not decode."""
+        start = self.offset_bytes[source][row]
+        for first, data in reversed(self.pieces[self.is_derived[source]]):
+            if first <= start:
+                return data[start - first : start - first + self.size_bytes[source][row]]
+        return memoryview(b"")
 
 
 def read_block(index: Index, number: int, sources: Sequence[Source]) -> Block:
@@ -65,7 +55,8 @@ def read_block(index: Index, number: int, sources: Sequence[Source]) -> Block:
             offsets[here], sizes[here], choice[here] = _members(origin, *rows, [sources[place] for place in here])
             pieces[derived].extend(_read(origin, rows[0], _spans(offsets[here], sizes[here])))
     num_bytes = sum(len(data) for held in pieces for _, data in held)
-    return Block(int(index.first_of_block[number]), num_bytes, pieces, is_derived, offsets, sizes, choice)
+    first_id = int(index.first_of_block[number])
+    return Block(first_id, num_bytes, pieces, is_derived, offsets.tolist(), sizes.tolist(), choice.tolist())
 
 
 def _read(index: Index, shard_number: int, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:

@@ -5,8 +5,6 @@ Shapes: B samples, H x W pixels.
 
 from __future__ import annotations
 
-import itertools
-import operator
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -207,26 +205,22 @@ class Stream:
         return self._cache_of[self.order.bucket(position)]
 
     def _decode(self, job: _Job, rows: list[int], block_of: np.ndarray) -> None:
-        numbers = block_of[rows].tolist()
-        for number, group in itertools.groupby(zip(rows, numbers, strict=True), key=operator.itemgetter(1)):
-            self._decode_of(self._reader.block(number), job, [row for row, _ in group])
-
-    def _decode_of(self, block: Block, job: _Job, rows: list[int]) -> None:
-        """The interpreter's lock is held for all but the decoders: what is here once a row costs a part of each."""
-        ids = job.ids[rows]
-        columns = [block.members(number, ids - block.first_id) for number in range(len(self._sources))]
-        for place, row in enumerate(rows):
+        # the interpreter's lock is held for all but the decoders, and what is here is done for each sample
+        ids, numbers, blocks = job.ids.tolist(), block_of[rows].tolist(), dict[int, Block]()
+        for row, number in zip(rows, numbers, strict=True):
+            block = blocks.get(number) or blocks.setdefault(number, self._reader.block(number))
+            place = ids[row] - block.first_id
             crop = job.augment[row] if job.augment is not None else CENTRE
             at = 0
             try:
                 for at, source in enumerate(self._sources):
-                    data, choice = columns[at][place]
-                    source.decode_into(job.rows[source.name], row, data, source.members[choice][1], crop)
+                    key = source.members[block.choice[at][place]][1]
+                    source.decode_into(job.rows[source.name], row, block.member(at, place), key, crop)
             except DecodeError as error:
                 self._leave_empty(job, row, f"{self._sources[at].name}: {error}")
             else:
                 if job.cache.capacity:
-                    job.cache.put(int(ids[place]), job.rows, row)
+                    job.cache.put(ids[row], job.rows, row)
 
     def _leave_empty(self, job: _Job, row: int, reason: str) -> None:
         sample_id = int(job.ids[row])
