@@ -14,6 +14,7 @@ import pytest
 from gen_dist.checkpoint import CheckpointWriter
 from gen_dist.cli.app import main
 from gen_dist.data.audit import Epoch, Kept, Proof, fingerprint, kept, prove
+from gen_dist.data.buckets import Bucketed
 from gen_dist.data.errors import DataError
 from gen_dist.data.mixture import Mixture
 from gen_dist.data.order import Order, Plan
@@ -127,6 +128,16 @@ def test_each_source_of_a_mixture_has_epochs_of_its_own() -> None:
         assert [epoch.number for epoch in mine] == list(range(len(mine)))
         assert sum(epoch.used_once for epoch in mine) == (source_of == number).sum()
         assert [epoch.used_once for epoch in mine if epoch.whole] == [size] * ((source_of == number).sum() // size)
+
+
+def test_batches_that_are_put_together_by_aspect_ratio_are_proved_alike() -> None:
+    plan = replace(PLAN, buckets=((64, 64), (64, 128)), bucket_batch=4, bucket_window=2)
+    inner = Order(seed=3, num_in_block=np.array([12, 9, 12]), plan=plan)
+    order = Bucketed(inner, aspects=lambda ids: np.where(ids % 3 == 0, 0.7, 0.0), seed=3)
+    assert order.ids(0, 88).tolist() != inner.ids(0, 88).tolist()
+    proof = proved(used(order, (12, 88)), order, sizes=(33,), end=88)
+    assert proof.holds
+    assert [epoch.used_once for epoch in proof.epochs] == [33, 33, 22]
 
 
 def test_unreadable_samples_are_told_in_the_epoch_in_which_they_came() -> None:
