@@ -106,6 +106,9 @@ def _derived_problems(job: JobSpec) -> list[Problem]:
     if any(urls) and data.crop == "random":
         what = "what is stored in data.derived is of the middle of each image"
         found.append(Problem("data.crop", what, 'write crop = "centre"', data.crop, ("data.derived",)))
+    if any(urls) and data.aspect_buckets:
+        what = "what is stored in data.derived has one shape"
+        found.append(Problem("data.aspect_buckets", what, "write aspect_buckets = false", True, ("data.derived",)))
     return found
 
 

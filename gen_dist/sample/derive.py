@@ -206,7 +206,7 @@ class _Maker:
             while waiting and len(reading) < AHEAD:
                 reading.append(self._reader.submit(read_block, self.source, waiting.pop(), self._sources))
             block = reading.pop(0).result()
-            for row in range(block.offset_bytes.shape[1]):
+            for row in range(len(block.offset_bytes[0])):
                 batch.append((block, row))
                 if len(batch) == self.batch_images:
                     yield batch
@@ -228,9 +228,9 @@ class _Maker:
                 if len(self.unreadable) < NUM_EXAMPLES:
                     self.unreadable.append(f"{shard}: {keys.key(first_row + row)}: {reasons[row]}")
             taken = {
-                name: bytes(block.member(len(self.reads) + number, own_row)[0])
+                name: bytes(block.member(len(self.reads) + number, own_row))
                 for number, name in enumerate(self.copied)
-                if block.offset_bytes[len(self.reads) + number, own_row] >= 0
+                if block.offset_bytes[len(self.reads) + number][own_row] >= 0
             }
             # empty, so that the sample keeps its row and a run finds it unreadable, as it would its image
             yield {**taken, **{name: b"" if reasons[row] else _npy(array[row]) for name, array in arrays.items()}}
@@ -240,8 +240,8 @@ class _Maker:
         number = 0
         try:
             for number, source in enumerate(self.reads):
-                data, choice = block.member(number, own_row)
-                source.decode_into(rows[source.name], row, data, source.members[choice][1], CENTRE)
+                _, key = source.members[block.choice[number][own_row]]
+                source.decode_into(rows[source.name], row, block.member(number, own_row), key, CENTRE)
         except DecodeError as error:
             for source in self.reads:
                 source.clear(rows[source.name], row)

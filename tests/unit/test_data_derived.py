@@ -362,6 +362,7 @@ def test_a_description_that_nobody_wrote_is_refused() -> None:
     [
         ({"flip": True}, r"data.flip=true: what is stored in data.derived cannot be mirrored; write flip = false"),
         ({"crop": "random"}, r"data.crop='random': what is stored .*; write crop = \"centre\""),
+        ({"aspect_buckets": True}, r"stored in data.derived has one shape; write aspect_buckets = false"),
         ({"mix": [{"url": "/x"}]}, r"some sources have derived shards, and others none"),
     ],
 )
