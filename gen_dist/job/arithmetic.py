@@ -7,6 +7,8 @@ from typing import Any
 
 from gen_dist.job.spec import JobSpec
 
+BAD_SAMPLES = "bad_samples.jsonl"  # of a run folder: the samples that could not be read
+
 
 def world_sizes(job: JobSpec) -> range:
     """Every number of workers that the job may run on, smallest first."""

@@ -78,9 +78,12 @@ class MlflowRecord:
             self._client.log_batch(self._run_id, tags=some_tags)
 
     def close(self, status: Status) -> None:
-        """Say how the run ended."""
+        """Say how the run ended, and name the samples that it could not read."""
         assert self._client is not None
         self._client.set_terminated(self._run_id, status)
+        unreadable = self._memory.with_name(arithmetic.BAD_SAMPLES)
+        if unreadable.is_file():
+            self._client.log_artifact(self._run_id, str(unreadable))
 
     def passes(self, error: BaseException) -> bool:
         """Whether trying again later may help."""

@@ -19,11 +19,11 @@ from gen_dist.data.audit import MASK, STREAMED, fingerprint
 from gen_dist.data.errors import DataError
 from gen_dist.data.order import Plan
 from gen_dist.data.stream import BadSample
+from gen_dist.job.arithmetic import BAD_SAMPLES
 from gen_dist.recipes.contract import Clock
 from gen_dist.train.collective import Team
 
 FREE_BAD_SAMPLES = 10
-NAME = "bad_samples.jsonl"
 
 
 class Ledger:
@@ -81,7 +81,7 @@ class Ledger:
         self._count, self._sum, self._new = 0, 0, []
         if self._team.leads and self._bad and self._folder is not None:
             lines = [json.dumps(asdict(bad)) for bad in self._bad]
-            (self._folder / NAME).write_text("\n".join(lines) + "\n")
+            (self._folder / BAD_SAMPLES).write_text("\n".join(lines) + "\n")
         plan = STREAMED if self._plan is None else asdict(self._plan)
         return {"plan": plan, "audit": self._audit, "bad": [asdict(bad) for bad in self._bad]}
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 
+from gen_dist import checkpoint
+from gen_dist.cli.app import main
 from gen_dist.data.errors import DataError
 from gen_dist.data.source import data_digest, open_stream
 from gen_dist.job.spec import DataSpec, S3Spec
 from gen_dist.store import StoreError, open_store
+from tests.support import cli
+from tests.support.fault_proxy import run_fault_proxy
 from tests.support.gateway import Gateway, run_gateway
-from tests.support.shards import FIELDS, write_shards
+from tests.support.shards import FIELDS, noise, png, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +124,76 @@ def test_a_shard_that_was_cut_is_refused_from_a_bucket_too(gateway: Gateway, tmp
     gateway.upload(tmp_path, prefix="sets/cut")
     with pytest.raises(DataError, match=r"sets/cut/train-00000\.tar: the shard is truncated"):
         data_digest(spec_of(gateway, prefix="sets/cut"))
+
+
+ROUGH_JOB = """
+name = "rough"
+recipe = "dcgan"
+
+[data]
+url = "s3://{bucket}/sets/rough"
+max_bad_share = 0.05
+cache_bytes = 0
+shuffle_bytes = 60_000
+s3 = {{ endpoint_url = "{endpoint_url}", region = "{region}", addressing = "path" }}
+
+[model]
+image_px = 16
+latent_width = 16
+channels = 8
+r1_every_steps = 4
+
+[cluster]
+num_workers = 2
+
+[train]
+total_images = 100_000
+global_batch_images = 16
+micro_batch_images = 4
+log_every_images = 16
+sample_every_images = 0
+checkpoint_every_images = 48
+"""
+
+
+@pytest.mark.timeout(600)  # two runs, each with a cluster of its own
+def test_a_run_on_a_rough_network_that_shrinks_is_proved_and_names_what_it_could_not_read(
+    gateway: Gateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path / "shards", num_samples=60, per_shard=10)
+    broken, image = tmp_path / "shards" / "train-00003.tar", png(noise(33))
+    broken.write_bytes(broken.read_bytes().replace(image, bytes(len(image))))
+    gateway.upload(tmp_path / "shards", prefix="sets/rough")
+    with run_fault_proxy(gateway, cut=0.2, refuse=0.05) as proxy:
+        facts = {"bucket": gateway.bucket, "endpoint_url": proxy.endpoint_url, "region": gateway.region}
+        (tmp_path / "job.toml").write_text(ROUGH_JOB.format(**facts))
+        run = tmp_path / "runs" / "rough"
+        running = cli.Running("train", "job.toml", cwd=tmp_path)
+        running.wait_for_images(run / "events.jsonl", 80)
+        running.signal(signal.SIGINT)
+        code, output = running.end()
+        assert code == 128 + signal.SIGINT, output
+        newest = checkpoint.newest(run / "checkpoints")
+        assert newest is not None
+        stopped_images = checkpoint.read_manifest(newest).images
+        keys = [f"train.total_images={stopped_images + 160}", "cluster.num_workers=1"]
+        done = cli.report("train", "job.toml", *[word for key in keys for word in ("--set", key)], cwd=tmp_path)
+        capsys.readouterr()
+        assert main(["data", "audit", str(run), "--json"]) == 0
+        proof = json.loads(capsys.readouterr().out)
+        assert proxy.counts["cut"] > 0
+    starts = [event for event in cli.read_events(run / "events.jsonl") if event["kind"] == "start"]
+    assert [(event["workers"], event["images"]) for event in starts] == [(2, 0), (1, stopped_images)]
+    images = stopped_images + 160
+    assert (done["images"], proof["images"], proof["holds"]) == (images, images, True)
+    assert [epoch["used_once"] for epoch in proof["epochs"]] == [60] * (images // 60) + [images % 60] * (
+        images % 60 > 0
+    )
+    bad = checkpoint.read_manifest(tmp_path / done["checkpoint"]).stream["bad"]
+    assert [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()] == bad
+    assert {entry["key"] for entry in bad} == {"000033"}
+    assert images // 60 <= len(bad) == sum(epoch["unreadable"] for epoch in proof["epochs"]) <= images // 60 + 1
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    client = mlflow.MlflowClient()
+    assert client.get_run(done["mlflow_run"]).data.metrics["data/bad_samples"] == len(bad)
+    assert "bad_samples.jsonl" in {item.path for item in client.list_artifacts(done["mlflow_run"])}

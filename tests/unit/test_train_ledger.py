@@ -16,9 +16,10 @@ from gen_dist.data.audit import fingerprint, kept, prove
 from gen_dist.data.errors import DataError
 from gen_dist.data.order import Order, Plan
 from gen_dist.data.stream import BadSample
+from gen_dist.job.arithmetic import BAD_SAMPLES
 from gen_dist.recipes.contract import Clock
 from gen_dist.train.collective import Team
-from gen_dist.train.ledger import FREE_BAD_SAMPLES, NAME, Ledger
+from gen_dist.train.ledger import FREE_BAD_SAMPLES, Ledger
 
 PLAN = Plan(num_lanes=2, window=7, run=4)
 ORDER = Order(seed=3, num_in_block=np.array([6, 3, 6]), plan=PLAN)
@@ -108,11 +109,11 @@ def test_unreadable_samples_are_kept_and_written_down(tmp_path: Path) -> None:
     took(its, 0, 16, unreadable=[9, 2])
     state = through_json(its.commit(at(16)))
     assert [entry["position"] for entry in state["bad"]] == [2, 9]
-    (tmp_path / NAME).unlink()  # the run goes on elsewhere
+    (tmp_path / BAD_SAMPLES).unlink()  # the run goes on elsewhere
     again = ledger(folder=tmp_path, state=state)
     took(again, 16, 24, unreadable=[17])
     state = again.commit(at(24))
-    lines = [json.loads(line) for line in (tmp_path / NAME).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / BAD_SAMPLES).read_text().splitlines()]
     assert lines == state["bad"]
     assert [BadSample(**line) for line in lines] == [bad(2), bad(9), bad(17)]
 
