@@ -14,7 +14,7 @@ from gen_dist.data.source import Data, check_data
 from gen_dist.job import arithmetic
 from gen_dist.job.errors import GenDistError
 from gen_dist.job.load import resolve
-from gen_dist.job.spec import JobSpec
+from gen_dist.job.spec import DataSpec, JobSpec, MixSpec
 from gen_dist.recipes import catalog
 from gen_dist.registry.record import Status
 from gen_dist.registry.secrets import without_secrets
@@ -86,13 +86,17 @@ def train(job: JobSpec, *, watch: Watch) -> Outcome:
 def _placed(job: JobSpec) -> JobSpec:
     """The job with absolute folders: workers start in a folder of Ray's."""
     run = job.run.model_copy(update={"folder": str(Path(job.run.folder).absolute())})
-    mix = [source.model_copy(update={"url": _absolute(source.url)}) for source in job.data.mix]
-    data = job.data.model_copy(update={"url": _absolute(job.data.url), "mix": mix})
+    mix = [source.model_copy(update=_placed_urls(source)) for source in job.data.mix]
+    data = job.data.model_copy(update={**_placed_urls(job.data), "mix": mix})
     return job.model_copy(update={"data": data, "run": run})
 
 
+def _placed_urls(source: DataSpec | MixSpec) -> dict[str, str]:
+    return {name: _absolute(getattr(source, name)) for name in ("url", "derived")}
+
+
 def _absolute(url: str) -> str:
-    return url if "://" in url else str(Path(url).absolute())
+    return url if "://" in url or not url else str(Path(url).absolute())
 
 
 def _data(job: JobSpec, watch: Watch) -> tuple[Data | Unindexed, Data | Unindexed | None]:
