@@ -7,7 +7,7 @@ data audit` computes the same checksums from the order alone and so proves that 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,16 @@ class Ledger:
         new = torch.tensor(float(len(self._new)), device=self._team.device)
         num_bad = len(self._bad) + round(float(self._team.mean(new)) * self._team.size)
         if num_bad > FREE_BAD_SAMPLES and num_bad > self._max_bad_share * clock.images:
-            gathered = self._team.gather(self._new[:3])
-            seen = [bad for part in gathered for bad in part] or self._bad
+            new_bad = _in_order(self._team.gather(self._new))
+            self._write_down(self._bad + new_bad)  # no checkpoint will keep the new ones
+            seen = new_bad or self._bad
             raise DataError(
                 f"{num_bad} of {clock.images} samples could not be read, more than data.max_bad_share ="
                 f" {self._max_bad_share:g}; such as {seen[0].reason}",
                 shard=seen[0].shard,
                 key=seen[0].key,
-                remedy="mend or leave them out with `gen-dist data index`, or raise data.max_bad_share",
+                remedy=f"{BAD_SAMPLES} of the run names all: mend them, leave them out with `gen-dist data index`, or"
+                " raise data.max_bad_share",
             )
         return num_bad
 
@@ -77,13 +79,20 @@ class Ledger:
         if self._plan is not None and any(count for count, _, _ in parts):
             total = sum(part for _, part, _ in parts) & MASK
             self._audit.append([clock.images, sum(count for count, _, _ in parts), total])
-        self._bad += sorted((bad for _, _, new in parts for bad in new), key=lambda bad: bad.position)
+        self._bad += _in_order([new for _, _, new in parts])
         self._count, self._sum, self._new = 0, 0, []
-        if self._team.leads and self._bad and self._folder is not None:
-            lines = [json.dumps(asdict(bad)) for bad in self._bad]
-            (self._folder / BAD_SAMPLES).write_text("\n".join(lines) + "\n")
+        self._write_down(self._bad)
         plan = STREAMED if self._plan is None else asdict(self._plan)
         return {"plan": plan, "audit": self._audit, "bad": [asdict(bad) for bad in self._bad]}
+
+    def _write_down(self, found: Sequence[BadSample]) -> None:
+        if self._team.leads and found and self._folder is not None:
+            lines = [json.dumps(asdict(bad)) for bad in found]
+            (self._folder / BAD_SAMPLES).write_text("\n".join(lines) + "\n")
+
+
+def _in_order(parts: Sequence[Sequence[BadSample]]) -> list[BadSample]:
+    return sorted((bad for part in parts for bad in part), key=lambda bad: bad.position)
 
 
 def check_same_reading(state: Mapping[str, Any], *, streams: bool, where: Path) -> None:

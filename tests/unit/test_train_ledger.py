@@ -125,18 +125,21 @@ def test_a_run_without_unreadable_samples_leaves_no_file(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_ten_are_free_and_the_next_one_stops_the_run() -> None:
-    its = ledger()
+def test_the_first_ten_are_free_and_the_next_one_stops_the_run(tmp_path: Path) -> None:
+    its = ledger(folder=tmp_path)
     took(its, 0, 40, unreadable=range(0, 2 * FREE_BAD_SAMPLES, 2))
     assert its.check(at(40)) == FREE_BAD_SAMPLES
     took(its, 40, 44, unreadable=[41])
     says = (
         r"s3://b/train-0\.tar: sample '000000': 11 of 44 samples could not be read, more than data\.max_bad_share = 0;"
-        r" such as image: no JPEG; mend or leave them out with `gen-dist data index`, or raise data\.max_bad_share"
+        r" such as image: no JPEG; bad_samples\.jsonl of the run names all: mend them, leave them out with"
+        r" `gen-dist data index`, or raise data\.max_bad_share"
     )
     with pytest.raises(DataError, match=says) as caught:
         its.check(at(44))
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    lines = [json.loads(line) for line in (tmp_path / BAD_SAMPLES).read_text().splitlines()]
+    assert [line["position"] for line in lines] == [*range(0, 20, 2), 41], "no checkpoint will keep them"
 
 
 def test_a_share_that_is_allowed_does_not_stop_the_run() -> None:
