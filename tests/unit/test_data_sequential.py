@@ -6,6 +6,7 @@ import io
 import pickle
 import shutil
 import tarfile
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
@@ -27,11 +28,13 @@ from gen_dist.data.stored import FIRST_BYTES, SAMPLE_BYTES, Stored, read_samples
 from gen_dist.data.stream import Batch
 from gen_dist.job.spec import DataSpec, JobSpec
 from gen_dist.recipes.contract import Clock
-from gen_dist.store import open_store
+from gen_dist.store import ObjectInfo, open_store
+from gen_dist.store.s3 import S3Store
 from gen_dist.train.collective import Team
 from gen_dist.train.driver import _data
 from gen_dist.train.ledger import Ledger, check_same_reading
 from tests.support.shards import FIELDS, noise, png, write_shards
+from tests.unit.test_store_s3 import QUICK, FaultyServer
 
 NUM_SAMPLES = 50
 NUM_SHARDS = 5
@@ -263,6 +266,26 @@ def test_members_that_no_field_reads_take_no_memory(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), DataSpec(url=str(tmp_path)).s3)
     (sample,) = read_samples(store, store.list("*.tar")[0], frozenset(["txt"]))
     assert (sample.key, dict(sample.members)) == ("0", {"txt": b"text"})
+
+
+def test_a_shard_in_a_bucket_is_one_request_that_goes_on_after_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    add_member(tmp_path / "a.tar", [(f"{number}.bin", bytes([number]) * 300_000) for number in range(8)])
+    with FaultyServer() as server:
+        server.body = (tmp_path / "a.tar").read_bytes()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        store = S3Store(bucket="b", prefix="", endpoint_url=url, region="us-east-1", addressing="path", retries=QUICK)
+        shard = ObjectInfo("a.tar", len(server.body), server.etag)
+        for faults, num_requests in (([], 1), (["cut"], 2)):
+            server.faults, server.ranges = list(faults), []
+            samples = list(read_samples(store, shard, frozenset(["bin"])))
+            assert [sample.members["bin"] for sample in samples] == [bytes([n]) * 300_000 for n in range(8)]
+            assert len(server.ranges) == num_requests
+        server.shutdown()
 
 
 def test_the_limit_decides_and_an_index_ends_the_question(tmp_path: Path) -> None:
