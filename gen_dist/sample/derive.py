@@ -9,6 +9,7 @@ Shapes: B samples of one batch.
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,7 @@ from gen_dist.recipes.contract import Clock, Ctx
 from gen_dist.sample.model import Model
 from gen_dist.store import ObjectInfo, Store
 
-AHEAD = 2  # blocks read before they are needed
+AHEAD = 2  # blocks read, and batches decoded, before they are needed
 NUM_EXAMPLES = 20  # of unreadable samples that are told
 
 Tell = Callable[[int, int], None]
@@ -114,6 +115,18 @@ def _begin(dest: Store, derivation: Derivation, source: Index) -> dict[str, tupl
     return dict(known.shards)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Samples being decoded."""
+
+    samples: list[tuple[Block, int]]
+    """Of each its block and its row in that."""
+    rows: dict[str, np.ndarray]
+    """What is read of them, filled when `decoding` is done."""
+    decoding: list[Future[str]]
+    """Of each what is wrong with it, or nothing."""
+
+
 @dataclass
 class _Maker:
     """Makes one shard after the other."""
@@ -132,7 +145,7 @@ class _Maker:
 
     def __enter__(self) -> _Maker:
         self._reader = ThreadPoolExecutor(AHEAD, thread_name_prefix="gen-dist-read")
-        self._decoders = ThreadPoolExecutor(4, thread_name_prefix="gen-dist-decode")
+        self._decoders = ThreadPoolExecutor(thread_name_prefix="gen-dist-decode")
         # read as arrays are: bytes that nobody looks into
         whole = [Source(name, "array", (), ((name, ""),), np.dtype(np.uint8), ()) for name in self.copied]
         self._sources = [*self.reads, *whole]
@@ -181,7 +194,7 @@ class _Maker:
             path = Path(folder, "shard.tar")
             with path.open("wb") as file, wds.TarWriter(file, "", "", 0o644, encoder=False, mtime=0) as tar:
                 row = 0
-                for batch in self._batches(number):
+                for batch in self._decoded(number):
                     for members in self._members(shard.name, keys, row, batch):
                         tar.write({"__key__": keys.key(row), **members})
                         row += 1
@@ -214,15 +227,22 @@ class _Maker:
         if batch:
             yield batch
 
-    def _members(
-        self, shard: str, keys: ShardTable, first_row: int, samples: Sequence[tuple[Block, int]]
-    ) -> Iterator[dict[str, bytes]]:
+    def _decoded(self, number: int) -> Iterator[_Batch]:
+        """The batches of a shard, the next ones being decoded meanwhile."""
+        ahead: deque[_Batch] = deque()
+        for samples in self._batches(number):
+            rows = {source.name: source.empty(len(samples)) for source in self.reads}
+            decoding = [self._decoders.submit(self._decode, rows, row, *sample) for row, sample in enumerate(samples)]
+            ahead.append(_Batch(samples, rows, decoding))
+            if len(ahead) > AHEAD:
+                yield ahead.popleft()
+        yield from ahead
+
+    def _members(self, shard: str, keys: ShardTable, first_row: int, batch: _Batch) -> Iterator[dict[str, bytes]]:
         """What is written of each sample of a batch."""
-        rows = {source.name: source.empty(len(samples)) for source in self.reads}
-        place = range(len(samples))
-        reasons = list(self._decoders.map(lambda row: self._decode(rows, row, *samples[row]), place))
-        arrays = self._compute(rows, f"{shard}: samples from {keys.key(first_row)!r} on")
-        for row, (block, own_row) in enumerate(samples):
+        reasons = [decoding.result() for decoding in batch.decoding]
+        arrays = self._compute(batch.rows, f"{shard}: samples from {keys.key(first_row)!r} on")
+        for row, (block, own_row) in enumerate(batch.samples):
             if reasons[row]:
                 self.num_unreadable += 1
                 if len(self.unreadable) < NUM_EXAMPLES:
