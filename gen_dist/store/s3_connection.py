@@ -1,6 +1,6 @@
 """Requests to the objects below one S3 prefix, repeated over faults that pass.
 
-The client is that of botocore, the core of boto3. Retries are ours, because it does not retry a body that breaks off.
+Retries are ours and not boto3's, because it does not retry a body that breaks off.
 An answer that will not change (no bucket, no permission, a changed object) is not retried.
 """
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import boto3
 import botocore.loaders
 import botocore.session
 from botocore.config import Config
@@ -85,7 +86,7 @@ class S3Connection:
                 self._client_pid = os.getpid()
                 session = botocore.session.Session()
                 session.register_component("data_loader", LOADER)
-                self._client = session.create_client(
+                self._client = boto3.session.Session(botocore_session=session).client(
                     "s3",
                     endpoint_url=self.endpoint_url or None,
                     region_name=self.region or None,

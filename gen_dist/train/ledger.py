@@ -57,8 +57,10 @@ class Ledger:
 
     def check(self, clock: Clock) -> int:
         """How many samples could not be read so far. Collective. Raises: DataError where they are too many."""
-        new = torch.tensor(float(len(self._new)), device=self._team.device)
-        num_bad = len(self._bad) + round(float(self._team.mean(new)) * self._team.size)
+        known = {bad.sample_id for bad in self._bad}  # one sample counts once, in however many epochs it comes
+        fresh = {bad.sample_id for bad in self._new} - known
+        new = torch.tensor(float(len(fresh)), device=self._team.device)
+        num_bad = len(known) + round(float(self._team.mean(new)) * self._team.size)
         if num_bad > FREE_BAD_SAMPLES and num_bad > self._max_bad_share * clock.images:
             new_bad = _in_order(self._team.gather(self._new))
             self._write_down(self._bad + new_bad)  # no checkpoint will keep the new ones

@@ -22,7 +22,7 @@ from gen_dist.train.collective import Team
 from gen_dist.train.ledger import FREE_BAD_SAMPLES, Ledger
 
 PLAN = Plan(num_lanes=2, window=7, run=4)
-ORDER = Order(seed=3, num_in_block=np.array([6, 3, 6]), plan=PLAN)
+ORDER = Order(seed=3, num_in_block=np.array([60, 30, 60]), plan=PLAN)
 SIZE = 4
 
 
@@ -74,7 +74,7 @@ def test_what_was_taken_after_the_last_commit_does_not_count() -> None:
     state = through_json(again.commit(at(24)))
     assert [entry[:2] for entry in state["audit"]] == [[16, 16], [24, 8]]
     assert state["bad"] == []
-    assert prove(ORDER, kept(state, where="state"), sizes=[15], end=24).holds
+    assert prove(ORDER, kept(state, where="state"), sizes=[ORDER.num_samples], end=24).holds
 
 
 def test_a_step_that_was_lost_or_taken_twice_is_seen_by_the_audit() -> None:
@@ -82,7 +82,7 @@ def test_a_step_that_was_lost_or_taken_twice_is_seen_by_the_audit() -> None:
         its = ledger()
         for first, end in stretches:
             took(its, first, end)
-        proof = prove(ORDER, kept(its.commit(at(16)), where="state"), sizes=[15], end=16)
+        proof = prove(ORDER, kept(its.commit(at(16)), where="state"), sizes=[ORDER.num_samples], end=16)
         assert [segment.agrees for segment in proof.segments] == [False]
 
 
@@ -159,3 +159,15 @@ def test_what_a_run_saw_before_its_restart_counts_too() -> None:
     took(again, 40, 44, unreadable=[43])
     with pytest.raises(DataError, match=r"sample '000043': 11 of 44 samples could not be read"):
         again.check(at(44))
+
+
+def test_a_sample_that_comes_again_in_every_epoch_counts_once() -> None:
+    its = ledger()
+    for epoch in range(3 * FREE_BAD_SAMPLES):
+        first = epoch * ORDER.num_samples
+        again = int(np.flatnonzero(ORDER.ids(first, ORDER.num_samples) == 7)[0])
+        its.took({"sample_id": torch.tensor([7]), "bad": [bad(first + again)], "weight": torch.zeros(1)})
+        assert its.check(at(1)) == 1
+    state = its.commit(at(4))
+    assert len(state["bad"]) == 3 * FREE_BAD_SAMPLES
+    assert ledger(state=through_json(state)).check(at(4)) == 1
