@@ -78,6 +78,9 @@ def ray_for(job: JobSpec) -> Iterator[None]:
     else:
         most = arithmetic.world_sizes(job)[-1]
         cpus = max(1, round(most * job.cluster.cpus_per_worker + 0.499))
+        # Ray Train asks the dashboard whether its controller lives; without one here it would look for it for 20 s at
+        # the end of each run. Nobody listens at port 9, and "no answer" is an answer
+        os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
         # "local" says that a cluster which happens to stand on this machine is not meant
         ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
