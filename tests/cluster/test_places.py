@@ -16,28 +16,11 @@ import pytest
 
 from gen_dist.data import emoji
 from tests.support import cli
-from tests.support.gateway import run_gateway
 from tests.support.text_models import write_text_model
 
 DIFFUSION = str(cli.ROOT / "jobs" / "smoke" / "latent_diffusion.toml")
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
 EMOJI = Path(emoji.__file__).parent
-
-
-def test_shards_in_s3_train_on_a_range_of_workers_and_no_key_is_written_down(tmp_path: Path) -> None:
-    """That S3 gives the same batches as a folder is a claim of test_s3_stream; this is a run on them."""
-    with run_gateway(tmp_path / "gateway") as gateway:
-        gateway.upload(EMOJI, prefix="emoji", pattern="*.tar")
-        keys = [f"data.url=s3://{gateway.bucket}/emoji", f"data.s3.endpoint_url={gateway.endpoint_url}"]
-        keys += ["data.s3.addressing=path", "cluster.num_workers=[1, 2]"]
-        words = [word for key in keys for word in ("--set", key)]
-        done = cli.report("train", DCGAN, *words, cwd=tmp_path, env=gateway.environment)
-    assert done["finished"]
-    events = cli.read_events(tmp_path / "runs" / "smoke-dcgan" / "events.jsonl")
-    assert [event["workers"] for event in events if event["kind"] == "start"] == [2], "not all that there was"
-    for path in (tmp_path / "runs").rglob("*"):
-        if path.is_file() and path.stat().st_size < 1 << 20:
-            assert gateway.secret_key.encode() not in path.read_bytes(), f"the secret key is in {path}"
 
 
 def test_a_pretrained_text_encoder_travels_with_the_model(tmp_path: Path) -> None:
