@@ -113,6 +113,30 @@ class Prefetch(Generic[T]):
             self._started.append(item)
 
 
+class Prefetches(Generic[T]):
+    """Those of one stream that are under way."""
+
+    def __init__(self) -> None:
+        self._running: list[Prefetch[T]] = []
+
+    def start(self, maker: Maker[T], positions: Iterable[tuple[int, int]], *, depth: int) -> Prefetch[T]:
+        """A new one."""
+        self._running = [running for running in self._running if not running.closed]
+        self._running.append(Prefetch(maker, positions, depth=depth))
+        return self._running[-1]
+
+    @property
+    def num_ready(self) -> int:
+        """Batches of all of them that nobody has asked for yet."""
+        return sum(running.num_ready for running in self._running if not running.closed)
+
+    def close(self) -> None:
+        """Ends all of them."""
+        for running in self._running:
+            running.close()
+        self._running.clear()
+
+
 class _Item:
     """A planned batch, an error, or the end."""
 

@@ -23,7 +23,7 @@ from gen_dist.data.decode import DecodeError
 from gen_dist.data.errors import DataError
 from gen_dist.data.fields import FieldLike, sources
 from gen_dist.data.index.find import is_indexed, list_shards
-from gen_dist.data.prefetch import Prefetch
+from gen_dist.data.prefetch import Prefetch, Prefetches
 from gen_dist.data.source import CHECKED, NOTHING, check_first, open_data_store
 from gen_dist.data.stored import Stored, read_samples, shuffled
 from gen_dist.data.stream import CHUNK, BadSample, Batch, batch_of
@@ -157,7 +157,7 @@ class SequentialStream:
         self._augment = Augment(crop=spec.crop, min_scale=spec.min_scale, flip=spec.flip)
         self._rows = DecodedCache(self._sources, num_samples=0, cache_bytes=0)
         self._decoders = ThreadPoolExecutor(spec.decode_threads, thread_name_prefix="gen-dist-decode")
-        self._prefetches: list[Prefetch[Batch]] = []
+        self._prefetches = Prefetches[Batch]()
         self._own = self._passes()
         self._reading, self._room = threading.Lock(), threading.Condition()
         self._held_bytes = 0
@@ -181,20 +181,17 @@ class SequentialStream:
 
     def prefetch(self, positions: Iterable[tuple[int, int]], *, depth: int = 4) -> Prefetch[Batch]:
         """Iterates over (position, batch) for each (position, count): this worker's next `count` samples."""
-        self._prefetches = [running for running in self._prefetches if not running.closed]
-        self._prefetches.append(Prefetch(self, positions, depth=depth))
-        return self._prefetches[-1]
+        return self._prefetches.start(self, positions, depth=depth)
 
     def metrics(self) -> dict[str, float]:
         """As `Stream.metrics`; the shuffle buffer is not in `held_bytes`."""
-        ahead = sum(running.num_ready for running in self._prefetches if not running.closed)
-        return {**self.data.store.stats.counts(), "held_bytes": self._held_bytes, "batches_ahead": ahead}
+        counts, ahead = self.data.store.stats.counts(), self._prefetches.num_ready
+        return {**counts, "held_bytes": self._held_bytes, "batches_ahead": ahead}
 
     def close(self) -> None:
         """Ends all threads. Closing twice is fine."""
         self._closed = True  # ends a pass under way at its next sample
-        for running in self._prefetches:
-            running.close()
+        self._prefetches.close()
         self._decoders.shutdown(cancel_futures=True)
         with self._reading:
             self._own.close()

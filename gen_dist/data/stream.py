@@ -21,7 +21,7 @@ from gen_dist.data.decode import DecodeError
 from gen_dist.data.fields import FieldLike, Source, check_fields, placed, sources
 from gen_dist.data.index import Index
 from gen_dist.data.order import Plan
-from gen_dist.data.prefetch import Prefetch
+from gen_dist.data.prefetch import Prefetch, Prefetches
 from gen_dist.data.reader import BlockReader
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Stream:
             index, self._sources, limit_bytes=2 * spec.shuffle_bytes, num_threads=spec.read_threads
         )
         self._decoders = ThreadPoolExecutor(spec.decode_threads, thread_name_prefix="gen-dist-decode")
-        self._prefetches: list[Prefetch[Batch]] = []
+        self._prefetches = Prefetches[Batch]()
 
     @property
     def num_samples(self) -> int:
@@ -125,20 +125,16 @@ class Stream:
 
     def prefetch(self, positions: Iterable[tuple[int, int]], *, depth: int = 4) -> Prefetch[Batch]:
         """Iterates over (position, batch) for each (position, count), with up to `depth` batches being decoded."""
-        self._prefetches = [running for running in self._prefetches if not running.closed]
-        self._prefetches.append(Prefetch(self, positions, depth=depth))
-        return self._prefetches[-1]
+        return self._prefetches.start(self, positions, depth=depth)
 
     def metrics(self) -> dict[str, float]:
         """What the stream did so far: bytes, requests and retries of its stores, and how far it is ahead."""
         counts = self.index.store_counts()
-        ahead = sum(running.num_ready for running in self._prefetches if not running.closed)
-        return {**counts, "held_bytes": self._reader.held_bytes, "batches_ahead": ahead}
+        return {**counts, "held_bytes": self._reader.held_bytes, "batches_ahead": self._prefetches.num_ready}
 
     def close(self) -> None:
         """Ends all threads. Closing twice is fine."""
-        for running in self._prefetches:
-            running.close()
+        self._prefetches.close()
         self._decoders.shutdown(cancel_futures=True)
         self._reader.close()
 

@@ -48,6 +48,9 @@ class DeriveError(GenDistError):
     """A model that computes nothing to be stored of samples."""
 
 
+NOTHING_DERIVED = "this recipe stores nothing of its samples; name a model of latent_diffusion"
+
+
 @dataclass(frozen=True)
 class Field:
     """One thing a recipe reads of every sample; checked against the shards before training starts."""
@@ -168,11 +171,11 @@ class Recipe(ABC):
 
         Raises: DeriveError where this model has nothing to store.
         """
-        raise DeriveError("this recipe stores nothing of its samples; name a model of latent_diffusion")
+        raise DeriveError(NOTHING_DERIVED)
 
     def derive(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
         """The arrays (B, ...) that are stored of samples, by member such as latent.npy; a function of each alone."""
-        raise NotImplementedError
+        raise DeriveError(NOTHING_DERIVED)
 
     def state_dict(self) -> dict[str, Tensor]:
         """State that no network holds (latent statistics, augmentation probability)."""

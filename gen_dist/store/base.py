@@ -128,6 +128,15 @@ def sorted_matches(infos: Sequence[ObjectInfo], pattern: str) -> list[ObjectInfo
     return sorted((info for info in infos if matches(info.name, pattern)), key=lambda info: info.name)
 
 
+def fill(file: BinaryIO, out: memoryview) -> int:
+    """Reads from where `file` stands until `out` is full or the file ends; how many bytes that were."""
+    readable = cast(io.RawIOBase, file)  # typing's BinaryIO leaves out readinto, which every binary file has
+    num_bytes = 0
+    while num_bytes < len(out) and (piece := readable.readinto(out[num_bytes:])):
+        num_bytes += piece
+    return num_bytes
+
+
 class _ObjectFile(io.RawIOBase):
     """Unbuffered reads of one object at a position, each answered by one ranged `Store.read`."""
 

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gen_dist.store.base import ObjectInfo, Store
+from gen_dist.store.base import ObjectInfo, Store, fill
 from gen_dist.store.stats import StoreStats
 
 FOOTER = struct.Struct("<8sQI")  # magic, length of the bytes before it, their CRC32
@@ -163,9 +163,7 @@ class CachedStore:
 
 def _is_whole(file: BinaryIO, out: memoryview) -> bool:
     """Reads an entry's bytes into `out`, and whether they are what was kept."""
-    num_bytes = 0
-    while num_bytes < len(out) and (piece := file.readinto(out[num_bytes:])):  # type: ignore[attr-defined]
-        num_bytes += piece
+    num_bytes = fill(file, out)
     footer = file.read(FOOTER.size + 1)
     if num_bytes < len(out) or len(footer) != FOOTER.size:
         return False

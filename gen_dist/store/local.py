@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gen_dist.store.base import CHANGED, ObjectInfo, StoreError, checked_name, sorted_matches
+from gen_dist.store.base import CHANGED, ObjectInfo, StoreError, checked_name, fill, sorted_matches
 from gen_dist.store.stats import StoreStats
 
 PART = ".part"
@@ -67,12 +67,10 @@ class LocalStore:
         return data
 
     def read_into(self, name: str, start: int, out: memoryview, *, version: str = "") -> int:
-        num_bytes = 0
         with self._opened(name, version=version, buffering=0) as file:
             try:
                 file.seek(start)
-                while num_bytes < len(out) and (piece := file.readinto(out[num_bytes:])):  # type: ignore[attr-defined]
-                    num_bytes += piece
+                num_bytes = fill(file, out)
             except OSError as error:
                 raise self._error(name, error) from error
         self.stats.add(received_bytes=num_bytes)

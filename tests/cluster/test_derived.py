@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gen_dist import checkpoint
 from tests.support import cli
 from tests.support.gateway import run_gateway
@@ -18,6 +20,7 @@ def words(*settings: str) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
+@pytest.mark.timeout(600)  # two runs, each with a cluster of its own
 def test_a_run_on_latents_in_a_bucket_ends_with_a_model_that_travels_alone(tmp_path: Path) -> None:
     cli.report("train", JOB, *words(*SHORT), cwd=tmp_path)
     with run_gateway(tmp_path / "gateway") as gateway:

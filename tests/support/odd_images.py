@@ -14,6 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from gen_dist.data.decode import decode_image_into
 from tests.support.shards import noise
 
 Odd = tuple[bytes, Image.Image]  # the file, and the upright picture in RGB
@@ -183,3 +184,10 @@ def _sizes() -> Iterator[tuple[str, Odd]]:
         image = photo(*size_px)
         yield f"{size_px[0]} x {size_px[1]} PNG", (saved(image, "PNG"), image)
         yield f"{size_px[0]} x {size_px[1]} JPEG", _both(saved(image, "JPEG", quality=90))
+
+
+def decode_image(data: bytes, *, height_px: int, width_px: int) -> np.ndarray:
+    """(3, H, W) uint8 of the largest centred box, as a batch holds it. Raises: DecodeError."""
+    pixels_HWC = np.empty((height_px, width_px, 3), np.uint8)
+    decode_image_into(data, pixels_HWC)
+    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from gen_dist.data.augment import CENTRE
-from gen_dist.data.decode import DecodeError, decode_caption, decode_image, decode_label
+from gen_dist.data.decode import DecodeError, decode_caption, decode_label
+from tests.support.odd_images import decode_image
 from tests.support.shards import noise, png
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import webdataset as wds
 
-from gen_dist.data.decode import DecodeError, decode_image
+from gen_dist.data.decode import DecodeError
 from gen_dist.data.errors import DataError
 from gen_dist.data.index import ShardTable, scan_shard
 from gen_dist.data.index.look import size_px
 from tests.support import odd_tars
-from tests.support.odd_images import odd_images
+from tests.support.odd_images import decode_image, odd_images
 from tests.support.odd_tars import add, jpeg
 
 ODD = odd_images()

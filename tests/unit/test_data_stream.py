@@ -155,7 +155,7 @@ def test_an_iterator_that_nobody_uses_any_more_ends_its_thread(stream: Stream) -
     next(running)
     of_prefetch = {thread for thread in threads() if "prefetch" in thread.name}
     assert of_prefetch
-    stream._prefetches.clear()
+    stream._prefetches._running.clear()
     del running
     gc.collect()
     assert not of_prefetch & threads()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gen_dist.cli.data.index import Json
+from gen_dist.cli.data.options import Json
 
 if TYPE_CHECKING:
     from gen_dist.checkpoint import Manifest

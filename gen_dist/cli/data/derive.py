@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gen_dist.cli.data.index import Addressing, Endpoint, Json, Region, store_of
+from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, store_of
 
 LINES_A_RUN = 16  # where there is no terminal
 

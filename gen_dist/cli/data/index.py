@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, store_of
+
 if TYPE_CHECKING:
     from gen_dist.data.index.build import Broken, Indexed
 
@@ -18,10 +20,6 @@ Url = Annotated[str, typer.Argument(metavar="URL", help="Folder or s3://bucket/p
 Patterns = Annotated[
     list[str], typer.Option("--pattern", metavar="GLOB", help="Shard names below URL; * stops at /. Repeatable.")
 ]
-Endpoint = Annotated[str, typer.Option("--endpoint-url", help="Address of an S3 store that is not AWS.")]
-Region = Annotated[str, typer.Option("--region", help="Region of the bucket.")]
-Addressing = Annotated[str, typer.Option("--addressing", help="Bucket in path or in virtual host; auto.")]
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, errors included.")]
 
 
 def index(
@@ -79,21 +77,6 @@ def index(
     _tell(facts, as_json=as_json)
     if broken and not skip_broken:
         raise typer.Exit(1)
-
-
-def store_of(url: str, endpoint_url: str, region: str, addressing: str) -> Any:
-    """The store of a URL from the options that every verb has; a folder by its whole path, for workers elsewhere."""
-    from pathlib import Path
-
-    from gen_dist.job.problem import choose
-    from gen_dist.job.spec import S3Spec
-    from gen_dist.store import StoreError, open_store
-
-    ways = ("auto", "path", "virtual")
-    if addressing not in ways:
-        raise StoreError(f"--addressing {addressing}: no such way; {choose(addressing, ways)}")
-    spec = S3Spec(endpoint_url=endpoint_url, region=region, addressing=addressing)  # type: ignore[arg-type]
-    return open_store(url if "://" in url or not url else str(Path(url).absolute()), spec)
 
 
 def _shown(answers: Any, num_shards: int, *, as_json: bool) -> list[Indexed | Broken]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
+
+from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, store_of
 
 BAR_CHARACTERS = 30
 
@@ -16,23 +18,20 @@ def inspect(
     count: Annotated[int, typer.Option("-n", "--count", min=0, help="Pictures on the sheet.")] = 36,
     seed: Annotated[int, typer.Option(help="The same seed shows the same samples.")] = 0,
     out: Annotated[str, typer.Option("-o", "--out", help="PNG to write; empty: no sheet.")] = "sheet.png",
-    endpoint_url: Annotated[str, typer.Option(help="Address of the object store.")] = "",
-    region: Annotated[str, typer.Option(help="Region of the bucket.")] = "",
-    addressing: Annotated[Literal["auto", "path", "virtual"], typer.Option(help="Of the bucket.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, errors included.")] = False,
+    endpoint_url: Endpoint = "",
+    region: Region = "",
+    addressing: Addressing = "auto",
+    as_json: Json = False,
 ) -> None:
     """Draw a contact sheet with captions and print statistics."""
     from pathlib import Path
 
     from gen_dist.data.errors import DataError
     from gen_dist.data.inspect import draw_sheet, look
-    from gen_dist.job.spec import S3Spec
-    from gen_dist.store import open_store
 
     if out and not Path(out).parent.is_dir():
         raise DataError(f"-o {out}: there is no folder {Path(out).parent}", remedy="make it, or write elsewhere")
-    s3 = S3Spec(endpoint_url=endpoint_url, region=region, addressing=addressing)
-    found = look(open_store(url, s3), pattern, num_shown=count, seed=seed)
+    found = look(store_of(url, endpoint_url, region, addressing), pattern, num_shown=count, seed=seed)
     facts = found.facts
     if out and count:
         subtitle = (

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, s3_of
+
 if TYPE_CHECKING:
     from gen_dist.data.pack import PackOptions, SourceSpec
     from gen_dist.data.pack.run import Progress
@@ -39,10 +41,10 @@ def pack(
     shard_mb: Annotated[int, typer.Option(metavar="MIB", help="Size of a shard, nearly.")] = 256,
     prefix: Annotated[str, typer.Option(help="Of the shard names.")] = "train",
     workers: Annotated[int, typer.Option(metavar="N", help="Processes; 0: one a core.")] = 0,
-    endpoint_url: Annotated[str, typer.Option(help="Address of the object store.")] = "",
-    region: Annotated[str, typer.Option(help="Region of the bucket.")] = "",
-    addressing: Annotated[Literal["auto", "path", "virtual"], typer.Option(help="Of the bucket.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, errors included.")] = False,
+    endpoint_url: Endpoint = "",
+    region: Region = "",
+    addressing: Addressing = "auto",
+    as_json: Json = False,
 ) -> None:
     """Pack pictures and captions into shards; the same command again goes on where it was ended.
 
@@ -51,7 +53,6 @@ def pack(
     unless --size, --format or --quality says otherwise. What is left out is listed in DEST/pack.report.json.
     """
     from gen_dist.data.pack import PackOptions, SourceSpec
-    from gen_dist.job.spec import S3Spec
 
     spec = SourceSpec(
         url=source,
@@ -60,7 +61,7 @@ def pack(
         caption_column=caption_column,
         split=split,
         pattern=pattern,
-        s3=S3Spec(endpoint_url=endpoint_url, region=region, addressing=addressing),
+        s3=s3_of(endpoint_url, region, addressing),
     )
     options = PackOptions(
         size_px=size_px,

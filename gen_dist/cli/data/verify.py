@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gen_dist.cli.data.index import Addressing, Endpoint, Json, Region, store_of
+from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, store_of
 
 if TYPE_CHECKING:
     from gen_dist.data.fields import Source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gen_dist.data.decode.array import decode_array_into
 from gen_dist.data.decode.errors import DecodeError
-from gen_dist.data.decode.image import decode_image, decode_image_into
+from gen_dist.data.decode.image import decode_image_into
 from gen_dist.data.decode.pillow import MAX_PIXELS
 from gen_dist.data.decode.text import decode_caption, decode_label
 
@@ -13,7 +13,6 @@ __all__ = [
     "DecodeError",
     "decode_array_into",
     "decode_caption",
-    "decode_image",
     "decode_image_into",
     "decode_label",
 ]

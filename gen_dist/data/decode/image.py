@@ -28,10 +28,3 @@ def decode_image_into(data: Buffer, out: np.ndarray, *, crop: Crop = CENTRE, fas
         decode_jpeg_into(data, out, crop=crop, fast_downscale=fast_downscale)
     else:
         place(open_rgb(data), out, crop=crop)
-
-
-def decode_image(data: Buffer, *, height_px: int, width_px: int) -> np.ndarray:
-    """(3, H, W) uint8 RGB of the largest centred box, see `decode_image_into`. Raises: DecodeError."""
-    pixels_HWC = np.empty((height_px, width_px, 3), np.uint8)
-    decode_image_into(data, pixels_HWC)
-    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))

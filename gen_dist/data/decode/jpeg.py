@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import simplejpeg  # type: ignore[import-untyped]
+import simplejpeg
 from PIL import Image
 
 from gen_dist.data.augment import CENTRE, Crop

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import simplejpeg  # type: ignore[import-untyped]
+import simplejpeg
 
 from gen_dist.data.decode.errors import DecodeError, one_line
 from gen_dist.data.decode.jpeg_header import read_jpeg_header
