@@ -179,8 +179,14 @@ class LatentDiffusion(Recipe):
         }
 
     def _denoiser(self) -> nn.Module:
+        """Reads a caption twice: word by word in cross-attention, and whole beside the time, at every position.
+
+        The second way is SDXL's (Podell et al. 2023, section 2.2). What holds for all of an image, such as its colour,
+        is learned from a fraction of the images that attention alone needs.
+        """
         s = self.settings
         levels = len(s.denoiser_channels)
+        text_width = s.text_width if self._pretrained is None else self._pretrained.width
         return UNet2DConditionModel(
             sample_size=self._side,
             in_channels=s.latent_channels,
@@ -190,7 +196,9 @@ class LatentDiffusion(Recipe):
             # attention costs most where there are most positions: only below the first level
             down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (levels - 1),
             up_block_types=("CrossAttnUpBlock2D",) * (levels - 1) + ("UpBlock2D",),
-            cross_attention_dim=s.text_width if self._pretrained is None else self._pretrained.width,
+            cross_attention_dim=text_width,
+            class_embed_type="simple_projection",
+            projection_class_embeddings_input_dim=text_width,
             attention_head_dim=4,
             norm_num_groups=_norm_groups(32, s.denoiser_channels),
         )
@@ -306,7 +314,9 @@ class LatentDiffusion(Recipe):
         return (velocity - (eps - x)).square()
 
     def _velocity(self, ctx: Ctx, x_t: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
-        return ctx.nets["denoiser"](x_t, t_B * 1000.0, text_BLD, return_dict=False)[0]
+        tokens_B1 = (text_BLD != 0).any(dim=2).sum(dim=1, keepdim=True)  # vectors of padding are zero
+        mean_BD = text_BLD.sum(dim=1) / tokens_B1.clamp(min=1)
+        return ctx.nets["denoiser"](x_t, t_B * 1000.0, text_BLD, class_labels=mean_BD, return_dict=False)[0]
 
     @torch.no_grad()
     def sample(self, ctx: Ctx, conditions: Batch, count: int) -> Tensor:
