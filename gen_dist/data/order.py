@@ -1,6 +1,6 @@
 """Which sample comes at which position of training: a pure function of the seed, never of the number of workers.
 
-Blocks (4 MiB of neighbouring samples) are permuted anew each epoch, and the stream of permuted blocks is shared out
+Blocks (8 MiB of neighbouring samples) are permuted anew each epoch, and the stream of permuted blocks is shared out
 among *lanes*. Inside a lane, *windows* of samples are permuted. Positions visit the lanes in turn, a run of positions
 at a time, and a run is one worker's micro-batch: worker r of W meets the lanes r, r + W, ... alone, as long as W
 divides their number. So a worker reads its bytes once an epoch, in large pieces, and each batch mixes many shards.
@@ -21,7 +21,7 @@ import numpy as np
 from gen_dist.data.lanes import Lanes
 
 NUM_LANES = 12  # at least: 1, 2, 3, 4, 6 and 12 workers divide it
-LANE_BYTES = 64 << 20  # of data at least for a lane: 16 blocks to mix
+LANE_BYTES = 64 << 20  # of data at least for a lane: 8 blocks to mix
 KEPT_EPOCHS = 2
 _BLOCKS, _WINDOW = 0, 1  # what a permutation is of
 _STRIDE = 1 << 40  # above any number of windows of a lane

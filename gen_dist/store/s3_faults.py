@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from urllib3.exceptions import HTTPError
@@ -54,6 +56,14 @@ class Retries:
         """A random wait below an exponential bound, so that many workers do not come back at once; attempt 1, 2, ..."""
         bound_s = min(self.longest_wait_s, self.first_wait_s * 2 ** (attempt - 1))
         return random.SystemRandom().uniform(bound_s / 2, bound_s)
+
+
+def refused(status: int, body: bytes) -> ClientError:
+    """The error that boto3 would have made of an answer to a GET."""
+    found = {name: re.search(rf"<{name}>([^<]*)</{name}>".encode(), body[:4096]) for name in ("Code", "Message")}
+    error = {name: match[1].decode(errors="replace") for name, match in found.items() if match}
+    answer: dict[str, Any] = {"Error": {"Code": str(status), **error}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "GetObject")
 
 
 def status_of(error: ClientError) -> int:

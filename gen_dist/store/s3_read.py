@@ -9,7 +9,9 @@ import contextlib
 import http.client
 import io
 import re
+from collections.abc import Mapping
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -43,14 +45,14 @@ class Answer:
         self.version, self.missing_bytes = version, 0
         self._body: Any = None
         self._plain: http.client.HTTPResponse | None = None
-        request: dict[str, Any] = {"Key": connection.key(name)}
+        asked: dict[str, str] = {}
         if start or end is not None:
-            request["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+            asked["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         by_size = SIZE_AND_TIME.fullmatch(version)
         if version and not by_size:
-            request["IfMatch"] = version
+            asked["If-Match"] = version
         try:
-            answer = connection.call("get_object", **request)
+            status, headers, self._body = connection.get(name, asked)
         except ClientError as error:
             if status_of(error) != 416:
                 raise
@@ -59,24 +61,25 @@ class Answer:
             if version and not by_size:  # some servers look at the range first, and so hide that it changed
                 connection.call("head_object", Key=connection.key(name), IfMatch=version)
             return  # at or past the end, which a reader that reads ahead may ask for
-        self._body = answer["Body"]
         try:
-            self._accept(answer, ranged="Range" in request, start=start)
+            self._accept(status, headers, ranged="Range" in asked, start=start)
         except BaseException:
             self.close()
             raise
 
-    def _accept(self, answer: Any, *, ranged: bool, start: int) -> None:
+    def _accept(self, status: int, headers: Mapping[str, str], *, ranged: bool, start: int) -> None:
         self._plain = _plain(self._body)
-        self.missing_bytes = answer["ContentLength"]
+        self.missing_bytes = int(headers.get("content-length", -1))
+        if self.missing_bytes < 0:
+            raise BrokenBodyError("the answer does not say how long it is")
         size_bytes = self.missing_bytes
         if ranged:
-            served = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.get("ContentRange", ""))
-            if answer["ResponseMetadata"]["HTTPStatusCode"] != 206 or not served or int(served[1]) != start:
+            served = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("content-range", ""))
+            if status != 206 or not served or int(served[1]) != start:
                 url = self._connection.url
                 raise StoreError(f"{url}: the server ignores Range; use one that serves ranged reads", url=url)
             size_bytes = int(served[2])
-        etag, modified = answer.get("ETag", ""), answer.get("LastModified")
+        etag, modified = headers.get("etag", ""), _time(headers.get("last-modified", ""))
         if SIZE_AND_TIME.fullmatch(self.version):  # listed without an ETag: one that is given now says nothing
             etag = ""
         elif self.version and not etag:
@@ -108,12 +111,20 @@ class Answer:
                 self._body.close()
 
 
+def _time(text: str) -> datetime | None:
+    """Of a header."""
+    try:
+        return parsedate_to_datetime(text) if text else None
+    except ValueError:
+        return None
+
+
 def _plain(body: Any) -> http.client.HTTPResponse | None:
     """The response below a body, which reads into our room without a copy; None where it would need decoding.
 
     The last bytes are left to the body, so that urllib3 sees the end and takes the connection back.
     """
-    below = getattr(getattr(body, "_raw_stream", None), "_fp", None)
+    below = getattr(body, "_fp", None)
     return below if isinstance(below, http.client.HTTPResponse) and not below.chunked else None
 
 

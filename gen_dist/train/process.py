@@ -16,7 +16,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
 
 def prepare(job: JobSpec) -> torch.device:
     """Set up this process for the job and return its device. Call it before any engine is built."""
-    _keep_memory()
+    keep_memory()
     torch.set_num_threads(job.cluster.threads_per_worker)
     torch.manual_seed(job.seed)  # networks are initialised from the global generator, equally on every worker
     if not job.cluster.use_gpu:
@@ -38,7 +38,7 @@ def prepare(job: JobSpec) -> torch.device:
     return device
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc keep freed blocks: it gives large ones back to the kernel, and every step faults them in again.
 
     On CPUs that was 10,000 page faults and a tenth to a third of a step's time. Other C libraries are left alone.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,6 +67,21 @@ def test_reads_through_a_rough_network_lose_no_byte(proxy: FaultProxy, store: S3
     assert {"cut", "reset", "refuse", "slow"} <= proxy.counts.keys()
     assert store.stats.num_retries >= proxy.counts["cut"] + proxy.counts["refuse"]
     assert store.stats.num_requests == proxy.counts["requests"]
+
+
+def test_an_error_of_a_read_holds_no_signature(proxy: FaultProxy, store: S3Store) -> None:
+    """Reads go to signed addresses, which are secrets for an hour."""
+    info = store.write("x", DATA)
+    proxy.plan = Plan(reset=1.0)
+    with pytest.raises(StoreError) as broken:
+        store.read("x", version=info.version)
+    unreachable = S3Store(bucket="b", endpoint_url="http://127.0.0.1:9", addressing="path", retries=Retries(1))
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9") as refused:
+        unreachable.read("x")
+    for caught in (broken, refused):
+        text = "".join(traceback.format_exception(caught.value))
+        assert "Signature=" not in text
+        assert "X-Amz" not in text
 
 
 def test_a_stream_is_one_request_and_goes_on_where_it_broke(proxy: FaultProxy, store: S3Store) -> None:

@@ -1,6 +1,6 @@
-"""Blocks: runs of whole neighbouring samples of one shard, cut at about 4 MiB. What is fetched at once, and shuffled.
+"""Blocks: runs of whole neighbouring samples of one shard, cut at about 8 MiB. What is fetched at once, and shuffled.
 
-One read of 4 MiB costs little more for each byte than one of a whole shard, and one of a single sample a hundred
+One read of 8 MiB costs little more for each byte than one of a whole shard, and one of a single sample a hundred
 times as much.
 
 Shapes: b blocks.
@@ -15,7 +15,7 @@ import numpy as np
 
 from gen_dist.data.index.table import ShardTable
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 8 << 20
 INT32 = ("shard", "num_samples")
 
 

@@ -1,4 +1,4 @@
-"""Ours: the public stream over the same tars, nothing kept in memory, shuffled as a run has it."""
+"""Ours: the public stream over the same tars, no decoded image kept, planned and with memory kept as in a worker."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import boto3  # noqa: F401  not imported on the clock
 
-from gen_dist.data.source import open_stream
+from gen_dist.data.source import find_data, open_stream
 from gen_dist.job.spec import DataSpec, S3Spec
+from gen_dist.train.process import keep_memory
 from tests.speed.stream.epoch import Batch
 from tests.speed.stream.task import BATCH_SAMPLES, IMAGE_PX, LATENT_SHAPE, TEXT_SHAPE, Task
 
@@ -33,13 +34,16 @@ FIELDS = {
 
 
 def ready(task: Task) -> Callable[[], Iterator[Batch]]:
-    """Nothing: `gen-dist data index` has run, and the manifest is read on the clock."""
+    """`gen-dist data index` has run, and the manifest is read on the clock."""
+    keep_memory()
     spec = DataSpec(
         url=task.url, train="*.tar", cache_bytes=0, s3=S3Spec(endpoint_url=task.endpoint_url, addressing="path")
     )
 
     def read() -> Iterator[Batch]:
-        with open_stream(spec, pattern=spec.train, fields=FIELDS[task.kind], seed=0) as stream:
+        data = find_data(spec)
+        plan = data.plan(workers=1, shuffle_bytes=spec.shuffle_bytes, run=BATCH_SAMPLES)
+        with open_stream(spec, fields=FIELDS[task.kind], seed=0, data=data, plan=plan) as stream:
             positions = range(task.first_sample, task.num_samples, BATCH_SAMPLES)
             for _, batch in stream.prefetch((position, BATCH_SAMPLES) for position in positions):
                 yield batch
