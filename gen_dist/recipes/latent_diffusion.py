@@ -15,8 +15,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
-from diffusers.models.autoencoders.vae import Decoder, Encoder
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -164,6 +162,9 @@ class LatentDiffusion(Recipe):
         return nets
 
     def _autoencoder(self) -> dict[str, nn.Module]:
+        # late, as below: diffusers takes seconds to import, and who only reads the settings need not wait for it
+        from diffusers.models.autoencoders.vae import Decoder, Encoder
+
         s = self.settings
         pixels = 3 * s.patch_px**2
         depth = len(s.autoencoder_channels)
@@ -184,6 +185,8 @@ class LatentDiffusion(Recipe):
         The second way is SDXL's (Podell et al. 2023, section 2.2). What holds for all of an image, such as its colour,
         is learned from a fraction of the images that attention alone needs.
         """
+        from diffusers import UNet2DConditionModel
+
         s = self.settings
         levels = len(s.denoiser_channels)
         text_width = s.text_width if self._pretrained is None else self._pretrained.width

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -22,7 +25,8 @@ def prepare(job: JobSpec) -> torch.device:
     if not job.cluster.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     _quiet()
-    import deepspeed
+    with _without("mlflow"):  # DeepSpeed's autotuner, which nothing here uses, would import all of it
+        import deepspeed
 
     # DeepSpeed's shared-memory all-reduce for CPUs serves inference only. Built, it costs half a minute of compiling
     # and leaves 69 MB in /dev/shm for each process that is killed; not built, there is nothing to leak.
@@ -36,6 +40,19 @@ def prepare(job: JobSpec) -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Within, a module that is not imported yet seems not to be installed."""
+    absent = name not in sys.modules
+    if absent:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[name]
 
 
 def keep_memory() -> None:
