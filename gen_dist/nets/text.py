@@ -5,6 +5,8 @@ Shapes: B captions, L tokens, D width of a token's vector.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import zlib
 from collections.abc import Sequence
@@ -79,17 +81,27 @@ class SmallTextEncoder(nn.Module):
 
 
 class PretrainedTokens:
-    """The tokenizer that lies beside a pretrained text encoder."""
+    """The tokenizer that lies beside a pretrained text encoder.
 
-    def __init__(self, folder: Path) -> None:
+    Always `length` tokens: cross-attention sees the padding too, so an image would depend on what else is drawn.
+    """
+
+    def __init__(self, folder: Path, *, length: int) -> None:
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self.length = min(length, int(self._tokenizer.model_max_length))
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
-        """(2, B, L) int64, tokens and attention mask, padded to the longest caption."""
-        encoded: Any = self._tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
+        """(2, B, L) int64, tokens and attention mask; a caption longer than L loses its end."""
+        encoded: Any = self._tokenizer(
+            list(captions), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        )
         return torch.stack([encoded["input_ids"], encoded["attention_mask"]])
+
+    def digest(self) -> str:
+        """SHA-256 of its vocabulary."""
+        return hashlib.sha256(json.dumps(sorted(self._tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
 class PretrainedTextEncoder(nn.Module):

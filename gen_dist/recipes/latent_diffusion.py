@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from gen_dist.job.spec import Folder, Spec
 from gen_dist.nets.autoencoder import StoredAutoencoder, weights_digest
+from gen_dist.nets.moments import ChannelMoments
 from gen_dist.nets.text import HashedWords, PretrainedTextEncoder, PretrainedTokens, SmallTextEncoder
 from gen_dist.recipes.contract import Batch, Clock, Ctx, DeriveError, Field, Group, Losses, Phase, Recipe, mean
 
-LATENT = "latent.npy"  # the member that `gen-dist data derive` writes: mean and log variance, float16
+# the members that `gen-dist data derive` writes, float16: mean and log variance, and the vectors of the caption
+LATENT, TEXT = "latent.npy", "text.npy"
 TIME_SHIFT = 1.5  # of the sampling times towards the noise (Esser et al. 2024, eq. 23)
 
 
@@ -78,12 +80,16 @@ class Settings(Spec):
     """Adam's rate for the denoiser and the small text encoder."""
     text_encoder: Folder = ""
     """Folder of a frozen pretrained CLIP or T5 text model (transformers). Empty: a small one is trained in the run."""
+    text: Literal["captions", "derived"] = "captions"
+    """With `text_encoder`: what the denoiser is told. `captions` are encoded whenever their turn comes; `derived` reads
+    what `gen-dist data derive` stored of them, from `data.derived`."""
     text_width: PositiveInt = 128
     """Width of a token's vector in the small text encoder. A multiple of 4."""
     text_layers: NonNegativeInt = 1
     """Transformer layers of the small text encoder."""
     text_tokens: PositiveInt = 16
-    """Words of a caption that the small text encoder reads."""
+    """Words of a caption that are read, or tokens where the text encoder is pretrained (CLIP knows up to 77). A longer
+    caption loses its end."""
     text_buckets: PositiveInt = 16_384
     """Rows of the small text encoder's hashed word table."""
     caption_dropout: NonNegativeFloat = 0.1
@@ -105,6 +111,8 @@ class Settings(Spec):
             )
         if self.latents == "derived" and not self.autoencoder:
             raise ValueError("latents='derived' without an autoencoder; write autoencoder = the run they are of")
+        if self.text == "derived" and not self.text_encoder:
+            raise ValueError("text='derived' without a text_encoder; write text_encoder = the folder they are of")
         if self.text_width % 4:
             raise ValueError(
                 f"text_width={self.text_width} is not a multiple of 4, its attention heads; write"
@@ -129,26 +137,29 @@ class LatentDiffusion(Recipe):
         self._tokens: HashedWords | PretrainedTokens = (
             HashedWords(num_buckets=settings.text_buckets, length=settings.text_tokens)
             if folder is None
-            else PretrainedTokens(folder)
+            else PretrainedTokens(folder, length=settings.text_tokens)
         )
         self._stored = StoredAutoencoder.read(Path(settings.autoencoder)) if settings.autoencoder else None
-        # statistics of the latents over training images: first and second moment by channel
-        self._latent_mean = torch.zeros(settings.latent_channels)
-        self._latent_square = torch.ones(settings.latent_channels)
+        self._moments = ChannelMoments(settings.latent_channels)
         if self._stored is not None:
             self._stored.check(settings.model_dump())
             self.load_state_dict(self._stored.state)
-        self._unfolded: list[Tensor] = []  # (3, c) of each micro-batch of one step, see _watch
-        self._unfolded_step = 0
 
     @property
     def batch(self) -> Mapping[str, Field]:
-        """Images, or stored latents, and captions."""
-        side = self.settings.image_px
-        if self.settings.latents == "derived":
-            shape = (2 * self.settings.latent_channels, self._side, self._side)
-            return {"latent": Field("array", shape, member=LATENT, dtype="float16"), "caption": Field("caption")}
-        return {"image": Field("image", (3, side, side)), "caption": Field("caption")}
+        """Images, or stored latents; captions, and their stored vectors."""
+        s = self.settings
+        fields = {"image": Field("image", (3, s.image_px, s.image_px)), "caption": Field("caption")}
+        if s.latents == "derived":
+            del fields["image"]
+            shape = (2 * s.latent_channels, self._side, self._side)
+            fields["latent"] = Field("array", shape, member=LATENT, dtype="float16")
+        if s.text == "derived":
+            assert isinstance(self._tokens, PretrainedTokens)
+            assert self._pretrained is not None
+            width = self._pretrained.width
+            fields["text"] = Field("array", (self._tokens.length, width), member=TEXT, dtype="float16")
+        return fields
 
     def networks(self) -> dict[str, nn.Module]:
         """encoder and decoder unless those are another run's, denoiser, and text unless that is pretrained."""
@@ -251,40 +262,12 @@ class LatentDiffusion(Recipe):
         latent = middle + torch.exp(0.5 * logvar) * ctx.draw.normal(*middle.shape[1:])
         drawn = F.pixel_shuffle(ctx.nets["decoder"](latent), self.settings.patch_px)
         kl = 0.5 * (middle.square() + logvar.exp() - 1.0 - logvar)
-        self._watch(ctx, latent, batch["weight"])
+        self._moments.watch(latent, batch["weight"], step=ctx.clock.step, mean=ctx.mean)
         error = drawn - image
         return {
             "pixels": mean(error.square() + 0.5 * error.abs(), batch["weight"]),
             "kl": self.settings.kl_weight * mean(kl, batch["weight"]),
         }
-
-    def _watch(self, ctx: Ctx, latent: Tensor, weight_B: Tensor) -> None:
-        """Running moments of the latents by channel, equal on all workers: the denoiser needs them at unit scale.
-
-        They move once a step, by the whole batch, so that they are the same at every number of workers. With the first
-        and second moment goes the share of samples that they are of: grey slots have no part in them.
-        """
-        if ctx.clock.step != self._unfolded_step:
-            self._fold()
-            self._unfolded_step = ctx.clock.step
-        weight = weight_B[:, None, None, None]
-        parts = [weight * latent, weight * latent.square(), weight.expand_as(latent)]
-        self._unfolded.append(ctx.mean(torch.stack([part.mean((0, 2, 3)) for part in parts])))
-
-    def _fold(self) -> None:
-        """Take the moments of a finished step in."""
-        if self._unfolded:
-            mean_c, square_c, share_c = torch.stack(self._unfolded).mean(0).cpu()
-            if share_c.any():  # else nothing of this step could be read
-                self._latent_mean = torch.lerp(self._latent_mean, mean_c / share_c, 0.02)
-                self._latent_square = torch.lerp(self._latent_square, square_c / share_c, 0.02)
-            self._unfolded = []
-
-    def _scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents, each (c, 1, 1)."""
-        self._fold()
-        std_c = (self._latent_square - self._latent_mean.square()).clamp(min=1e-8).sqrt()
-        return self._latent_mean[:, None, None].to(device), std_c[:, None, None].to(device)
 
     def _text(self, ctx: Ctx, captions: Sequence[str]) -> Tensor:
         """(B, L, D) vectors of the captions."""
@@ -306,15 +289,21 @@ class LatentDiffusion(Recipe):
             else:
                 middle, logvar = self._encode(ctx, batch["image"])
             latent = middle + torch.exp(0.5 * logvar) * ctx.draw.normal(*middle.shape[1:])
-        centre, scale = self._scale(ctx.device)
+        centre, scale = self._moments.scale(ctx.device)
         x = (latent - centre) / scale
         eps = ctx.draw.normal(*x.shape[1:])
         t_B = torch.sigmoid(ctx.draw.normal())
         t = t_B[:, None, None, None]
-        dropped = (ctx.draw.uniform() < self.settings.caption_dropout).tolist()
-        captions = ["" if drop else caption for drop, caption in zip(dropped, batch["caption"], strict=True)]
-        velocity = self._velocity(ctx, (1.0 - t) * x + t * eps, t_B, self._text(ctx, captions))
+        velocity = self._velocity(ctx, (1.0 - t) * x + t * eps, t_B, self._told(ctx, batch))
         return (velocity - (eps - x)).square()
+
+    def _told(self, ctx: Ctx, batch: Batch) -> Tensor:
+        """(B, L, D) vectors of the captions, some of which are dropped."""
+        dropped_B = ctx.draw.uniform() < self.settings.caption_dropout
+        if "text" in batch:
+            return torch.where(dropped_B[:, None, None], self._text(ctx, [""]), batch["text"].float())
+        pairs = zip(dropped_B.tolist(), batch["caption"], strict=True)
+        return self._text(ctx, ["" if dropped else caption for dropped, caption in pairs])
 
     def _velocity(self, ctx: Ctx, x_t: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
         tokens_B1 = (text_BLD != 0).any(dim=2).sum(dim=1, keepdim=True)  # vectors of padding are zero
@@ -334,7 +323,7 @@ class LatentDiffusion(Recipe):
             t_B = torch.full((2 * count,), now, device=ctx.device)
             wanted, free = self._velocity(ctx, torch.cat([x, x]), t_B, text).chunk(2)
             x = x + (then - now) * (free + s.guidance_scale * (wanted - free))
-        centre, scale = self._scale(ctx.device)
+        centre, scale = self._moments.scale(ctx.device)
         return F.pixel_shuffle(_net(ctx, "decoder")(x * scale + centre), s.patch_px).clamp(-1.0, 1.0)
 
     @torch.no_grad()
@@ -351,37 +340,55 @@ class LatentDiffusion(Recipe):
         return {"pixels": error.abs().mean(1), "psnr_db": 10.0 * torch.log10(4.0 / error.square().mean(1))}
 
     def made_with(self) -> Mapping[str, Mapping[str, str]]:
-        """Of stored latents: the encoder in `autoencoder`, at this image size."""
-        if self._stored is None or self.settings.latents != "derived":
-            return {}
-        return self._made_with(self._stored.part("encoder"))
+        """Of stored latents: the encoder in `autoencoder`, at this image size. Of stored text: `text_encoder`."""
+        facts = {}
+        if self._stored is not None and self.settings.latents == "derived":
+            facts[LATENT] = self._latents_made_with(self._stored.part("encoder"))
+        if self.settings.text == "derived":
+            facts[TEXT] = self._text_made_with()
+        return facts
 
-    def _made_with(self, encoder: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
+    def _latents_made_with(self, encoder: Mapping[str, Tensor]) -> dict[str, str]:
         size = {"image_px": str(self.settings.image_px), "crop": "centre"}
-        return {LATENT: {"encoder": weights_digest(encoder), **size, "dtype": "float16", "holds": "mean, logvar"}}
+        return {"encoder": weights_digest(encoder), **size, "dtype": "float16", "holds": "mean, logvar"}
+
+    def _text_made_with(self) -> dict[str, str]:
+        assert self._pretrained is not None
+        assert isinstance(self._tokens, PretrainedTokens)
+        tokens = {"tokenizer": self._tokens.digest(), "tokens": str(self._tokens.length)}
+        return {"encoder": weights_digest(self._pretrained.state_dict()), **tokens, "dtype": "float16"}
 
     def derives(self, ctx: Ctx) -> tuple[Mapping[str, Field], Mapping[str, Mapping[str, str]]]:
-        """Latents, of images. Raises: DeriveError while the autoencoder still learns."""
+        """Latents, of images, and with a pretrained text encoder the vectors of captions.
+
+        Raises: DeriveError while the autoencoder still learns.
+        """
         s = self.settings
         if self._stored is None and ctx.clock.images < s.autoencoder_images:
             seen = f"its autoencoder saw {ctx.clock.images:,} of {s.autoencoder_images:,} images and still learns"
             raise DeriveError(f"{seen}; derive when its run has reached the denoiser")
         encoder: Any = _net(ctx, "encoder")
-        return {"image": Field("image", (3, s.image_px, s.image_px))}, self._made_with(encoder.state_dict())
+        fields = {"image": Field("image", (3, s.image_px, s.image_px))}
+        facts = {LATENT: self._latents_made_with(encoder.state_dict())}
+        if self._pretrained is not None:
+            fields["caption"] = Field("caption")
+            facts[TEXT] = self._text_made_with()
+        return fields, facts
 
     def derive(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
-        """latent.npy (B, 2c, h, w) float16: mean and log variance."""
-        return {LATENT: torch.cat(self._encode(ctx, batch["image"]), dim=1).half()}
+        """latent.npy (B, 2c, h, w) float16: mean and log variance. text.npy (B, L, D) float16."""
+        arrays = {LATENT: torch.cat(self._encode(ctx, batch["image"]), dim=1).half()}
+        if self._pretrained is not None:
+            arrays[TEXT] = self._text(ctx, batch["caption"]).half()
+        return arrays
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments of the latents."""
-        self._fold()
-        return {"latent_mean": self._latent_mean, "latent_square": self._latent_square}
+        """Moments of the latents, which the denoiser needs at unit scale."""
+        return {f"latent_{name}": value for name, value in self._moments.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises: KeyError where the state is another recipe's."""
-        self._latent_mean, self._latent_square = state["latent_mean"], state["latent_square"]
-        self._unfolded = []
+        self._moments.load_state_dict({name: state[f"latent_{name}"] for name in ("mean", "square")})
 
 
 def _net(ctx: Ctx, name: str) -> Callable[..., Any]:

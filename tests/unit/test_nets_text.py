@@ -43,12 +43,13 @@ def test_padding_changes_no_vector_and_carries_none() -> None:
 
 
 def test_a_pretrained_folder_gives_the_models_own_hidden_states(folder: Path) -> None:
-    net, tokens = PretrainedTextEncoder(folder), PretrainedTokens(folder)
+    net, tokens = PretrainedTextEncoder(folder), PretrainedTokens(folder, length=6)
     pair = tokens(["red heart", "blue"])
     vectors = net(pair)
-    assert vectors.shape == (2, 2, net.width)
+    assert vectors.shape == (2, 6, net.width)
     alone = net.encoder(input_ids=pair[0, :1], attention_mask=pair[1, :1]).last_hidden_state
-    assert torch.allclose(vectors[0], alone[0], atol=1e-5)
+    assert torch.allclose(vectors[0, :2], alone[0, :2], atol=1e-5)
+    assert torch.equal(tokens(["red heart"]), pair[:, :1]), "depends on what stands beside it"
     assert (vectors[1, 1] == 0).all(), "a padded token carries something"
 
 

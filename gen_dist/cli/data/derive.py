@@ -1,4 +1,4 @@
-"""`gen-dist data derive`: the latents of every image, computed once by a trained autoencoder."""
+"""`gen-dist data derive`: latents of every image and vectors of every caption, computed once by frozen networks."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def derive(
 ) -> None:
     """Compute the latents of all images once, in shards of the same names, samples and order; indexed at once.
 
-    A job reads them with data.derived = DEST, model.autoencoder = MODEL and model.latents = "derived". The same command
-    goes on where it was stopped, and makes only what the source has new.
+    A model with a pretrained text encoder stores the vectors of its captions as well. A job reads latents with
+    data.derived = DEST, model.autoencoder = MODEL and model.latents = "derived", and vectors with model.text =
+    "derived". The same command goes on where it was stopped, and makes only what the source has new.
     """
     from gen_dist import checkpoint
     from gen_dist.data.index import find_index
