@@ -155,6 +155,17 @@ def test_what_a_job_needs_is_looked_for(tmp_path: Path, capsys: pytest.CaptureFi
     assert any("sample '3': the text is not UTF-8" in line for line in notes)
 
 
+def test_derived_shards_that_a_run_would_refuse_stop_it_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "latents").mkdir()
+    job = tmp_path / "job.toml"
+    job.write_text(JOB.read_text().replace("[data]", f'[data]\nderived = "{tmp_path}/latents"'))
+    _, stops, _ = verified(capsys, "--job", str(job))
+    assert len(stops) == 1
+    assert "no derived.json: no derived shards; make them with `gen-dist data derive MODEL" in stops[0]
+
+
 def test_nothing_to_verify_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["data", "verify"]) == 2
     assert "neither URL nor --job; name one of them" in capsys.readouterr().err

@@ -118,19 +118,34 @@ def _sources(spec: JobSpec) -> Sequence[Source]:
 
 
 def _fields(index: Index | None, spec: JobSpec | None) -> list[tuple[str, bool]]:
-    """The first sample without a member that the recipe needs, for each field."""
+    """The first sample without a member that the recipe needs, for each field; what is wrong with derived shards."""
     if index is None or spec is None:
         return []
     from gen_dist.data.fields import missing
 
+    if spec.data.derived:
+        return _derived(spec)
     lines = []
     for source in _sources(spec):
-        if source.kind == "array" and spec.data.derived:
-            continue  # in the derived shards, which a run compares with these before it starts
         sample_id = index.first_without(source.extensions)
         if sample_id is not None:
             lines.append((str(missing(source, index.sample(sample_id))), True))
     return lines
+
+
+def _derived(spec: JobSpec) -> list[tuple[str, bool]]:
+    """What a run would say of the job's derived shards before it starts: some of their arrays are decoded as well."""
+    from gen_dist.data.errors import DataError
+    from gen_dist.data.source import check_data
+    from gen_dist.recipes import catalog
+    from gen_dist.store import StoreError
+
+    recipe = catalog.build(spec.recipe, spec.model)
+    try:
+        check_data(spec.data, fields=recipe.batch, made_with=recipe.made_with())
+    except (DataError, StoreError) as error:
+        return [(str(error), True)]
+    return []
 
 
 def _say(finding: Any, *, as_json: bool) -> None:
