@@ -23,9 +23,9 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_check_prints_the_job_its_defaults_and_what_follows(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["check", QUICKSTART, "--set", "train.global_batch_images=64"]) == 0
+    assert cli.main(["check", QUICKSTART, "--set", "train.global_batch_images=32"]) == 0
     shown = capsys.readouterr()
-    assert "micro_batch_images = 16  # default: 32" in shown.out
+    assert "micro_batch_images = 8  # default: 32" in shown.out
     assert "accumulation       2 on 2 workers" in shown.out
     assert "run folder         runs/quickstart" in shown.out
     assert shown.err == ""
