@@ -17,7 +17,7 @@ from typing import Any
 
 from gen_dist.checkpoint.errors import CheckpointError, FencedError
 from gen_dist.checkpoint.manifest import malformed, parse_json
-from gen_dist.checkpoint.names import ATTEMPTS, Name, attempt_name, attempt_of
+from gen_dist.checkpoint.names import ATTEMPTS, MANIFEST, Name, attempt_name, attempt_of
 from gen_dist.store import ConflictError, MissingError, Store
 
 SETTLE_S = 2.0  # longer than a request takes: where writes do not exclude each other, the last one wins after this
@@ -43,7 +43,7 @@ def begin_attempt(store: Store, *, on_event: Notify = silent, settle_s: float = 
             "store_without_conditions",
             warning=f"{store.url}: the store ignores conditional writes; start one command at a time for this run",
         )
-    number, token = highest_attempt(store) + 1, uuid.uuid4().hex
+    number, token = max(highest_attempt(store), _highest_written(store)) + 1, uuid.uuid4().hex
     while True:
         document = {"attempt": number, "token": token, "began": datetime.now(UTC).isoformat(timespec="seconds")}
         try:
@@ -110,6 +110,15 @@ def began(store: Store, attempt: int) -> datetime:
         return datetime.fromisoformat(str(text)).astimezone(UTC)
     except ValueError:
         raise malformed(f"{store.url}/{attempt_name(attempt)}", f"began is {text!r}") from None
+
+
+def _highest_written(store: Store) -> int:
+    """The highest attempt with a checkpoint: where only the checkpoints were copied from another store."""
+    try:
+        names = [Name.parse(info.name.partition("/")[0]) for info in store.list(f"images-*/{MANIFEST}")]
+    except MissingError:
+        return 0
+    return max((name.attempt for name in names if name is not None), default=0)
 
 
 def _images(document: dict[str, Any], where: str) -> int:

@@ -50,6 +50,7 @@ class Commit:
         at("manifest")
         check_not_fenced(self.store, self.name.attempt)
         data = manifest.to_bytes()
+        at("publish")
         try:
             self.store.write(self.name.manifest, data, if_version="")
         except ConflictError as error:

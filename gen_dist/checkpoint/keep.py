@@ -85,8 +85,9 @@ def prune(
     `attempt`: the worker group that asks, by default the newest one. Ends early where a newer group begins, because
     that may go on from any checkpoint. With `dry_run` only tells. Raises: StoreError, CheckpointError.
     """
-    attempt = highest_attempt(store) if attempt is None else attempt
     objects = _by_checkpoint(store)
+    if attempt is None:
+        attempt = max([highest_attempt(store), *(name.attempt for name in objects)])
     plan = _plan(store, keep, attempt=attempt, objects=objects, now=now or datetime.now(UTC))
     removed = []
     for name in sorted(plan):

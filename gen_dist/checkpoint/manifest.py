@@ -86,7 +86,7 @@ class Part:
             for name, file in _kind(document["files"], dict, "files").items():
                 files[name] = _file(name, file)
                 _add_fragments(name, files[name].size_bytes, file["fragments"], entries)
-        except (_FaultError, KeyError, TypeError, IndexError) as error:
+        except (_FaultError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise malformed(where, error) from None
         for entry in entries:
             entry.fragments.sort()

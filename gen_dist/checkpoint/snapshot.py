@@ -70,5 +70,5 @@ def _check(piece: Piece) -> None:
     if not piece.key or piece.start < 0 or piece.start + piece.values.numel() > numel:
         raise CheckpointError(
             f"{piece.key or 'a piece without a key'}: elements {piece.start} to {piece.start + piece.values.numel()} of"
-            f" a tensor of {numel}; give parts of the tensor without padding"
+            f" a tensor of {numel}; give parts of the tensor and no padding"
         )

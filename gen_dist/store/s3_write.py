@@ -149,7 +149,7 @@ class _Upload:
         self._etags: dict[int, str] = {}
 
     def run(self, parts: Iterable[Callable[[], bytes]]) -> ObjectInfo:
-        """Sends the parts, each of them got where it is sent, and makes the object; ends the upload where that fails."""
+        """Sends the parts, each got where it is sent, and makes the object. Ends the upload where that fails."""
         try:
             self._send_all(parts)
             etag = self._complete()
