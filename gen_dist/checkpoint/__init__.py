@@ -6,6 +6,7 @@ README.md tells the protocol.
 from gen_dist.checkpoint.attempts import begin_attempt, highest_attempt, note_base
 from gen_dist.checkpoint.errors import CheckpointError, FencedError
 from gen_dist.checkpoint.history import candidates
+from gen_dist.checkpoint.inventory import Entry, inventory
 from gen_dist.checkpoint.keep import Keep, Removal, prune
 from gen_dist.checkpoint.manifest import Manifest
 from gen_dist.checkpoint.model import export_safetensors, read_model, read_recipe
@@ -19,6 +20,7 @@ __all__ = [
     "MANIFEST",
     "Checkpoint",
     "CheckpointError",
+    "Entry",
     "FencedError",
     "Keep",
     "Manifest",
@@ -31,6 +33,7 @@ __all__ = [
     "candidates",
     "export_safetensors",
     "highest_attempt",
+    "inventory",
     "note_base",
     "open_checkpoint",
     "pin",

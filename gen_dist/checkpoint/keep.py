@@ -85,7 +85,7 @@ def prune(
     `attempt`: the worker group that asks, by default the newest one. Ends early where a newer group begins, because
     that may go on from any checkpoint. With `dry_run` only tells. Raises: StoreError, CheckpointError.
     """
-    objects = _by_checkpoint(store)
+    objects = objects_by_checkpoint(store)
     if attempt is None:
         attempt = max([highest_attempt(store), *(name.attempt for name in objects)])
     plan = _plan(store, keep, attempt=attempt, objects=objects, now=now or datetime.now(UTC))
@@ -158,7 +158,7 @@ def _turn(name: Name, info: ObjectInfo) -> tuple[int, str]:
     return (2 if "/done/" in info.name else 1), info.name
 
 
-def _by_checkpoint(store: Store) -> dict[Name, list[ObjectInfo]]:
+def objects_by_checkpoint(store: Store) -> dict[Name, list[ObjectInfo]]:
     """All objects of all checkpoints, whole or not."""
     found: dict[Name, list[ObjectInfo]] = {}
     try:

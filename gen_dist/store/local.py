@@ -58,10 +58,12 @@ class LocalStore:
         return {**self.__dict__, "stats": StoreStats()}  # a copy counts what it does itself
 
     def list(self, pattern: str) -> list[ObjectInfo]:
-        if not self._folder.is_dir():
-            seen = "is a file" if self._folder.exists() else "does not exist"
-            kind = StoreError if self._folder.exists() else MissingError
-            raise kind(f"{self.url}: the folder {seen}; write the folder that holds the shards", url=self.url)
+        for wrong, seen, kind in (
+            (self._folder.is_file(), "is a file", StoreError),
+            (not self._folder.exists(), "does not exist", MissingError),
+        ):
+            if wrong:
+                raise kind(f"{self.url}: the folder {seen}; write the folder that holds the shards", url=self.url)
         infos = []
         for path in self._folder.glob(pattern):
             with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read

@@ -27,8 +27,8 @@ from gen_dist.checkpoint import (
 from gen_dist.checkpoint.layout import plan
 from gen_dist.checkpoint.piece import DTYPES, PieceSpec
 from gen_dist.store.local import LocalStore
-from tests.support import checkpoints
-from tests.support.checkpoints import Events, check_whole, commit, group, newest, state
+from tests.support import saves
+from tests.support.saves import Events, check_whole, commit, group, newest, state
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_what_is_saved_by_any_number_of_workers_is_read_back_bit_by_bit(store: L
     found = newest(store)
     check_whole(found)
     assert (found.manifest.step, found.manifest.world_size, found.manifest.parent) == (10, world_size, None)
-    assert found.manifest.facts == checkpoints.FACTS
+    assert found.manifest.facts == saves.FACTS
     commit(savers, 1280)
     assert newest(store).manifest.parent == name
 
@@ -131,7 +131,7 @@ def test_a_save_holds_the_state_of_its_moment_whatever_training_does_next(store:
     go_on = threading.Event()
     saver = Saver(store, attempt=1, rank=0, world_size=1, at=lambda stage: stage == "file" and go_on.wait(30))
     tensors = state(64)
-    saver.save(64, 1, checkpoints.pieces(tensors, rank=0, world_size=1), {})
+    saver.save(64, 1, saves.pieces(tensors, rank=0, world_size=1), {})
     for value in tensors.values():
         value.zero_()
     go_on.set()
@@ -142,12 +142,12 @@ def test_a_save_holds_the_state_of_its_moment_whatever_training_does_next(store:
 def test_training_waits_for_no_write_and_a_second_save_waits_for_the_first(store: LocalStore) -> None:
     go_on = threading.Event()
     saver = Saver(store, attempt=1, rank=0, world_size=1, at=lambda stage: stage == "file" and go_on.wait(30))
-    checkpoints.save([saver], 64)  # returns although nothing can be written
+    saves.save([saver], 64)  # returns although nothing can be written
     assert not saver.flush(0.05)
     assert candidates(store) == []
     threading.Timer(0.3, go_on.set).start()
     started_s = time.monotonic()
-    checkpoints.save([saver], 128)
+    saves.save([saver], 128)
     assert time.monotonic() - started_s > 0.2
     assert 0.2 < saver.waited_s < 30
     assert saver.flush(60)
@@ -172,7 +172,7 @@ def test_a_store_in_trouble_is_told_alarmed_and_never_raised_into_training(store
     folder.mkdir()
     for images in (64, 128, 192):
         (folder / f"images-{images:012d}.a000001").write_bytes(b"a file where a folder should be")
-        checkpoints.save([saver], images)
+        saves.save([saver], images)
         assert not saver.flush(60)
     assert [facts["missed_in_a_row"] for facts in events.of("checkpoint_missed")] == [1, 2, 3]
     assert len(events.of("checkpoint_alarm")) == 2
@@ -203,7 +203,7 @@ def test_the_leader_gives_up_as_soon_as_a_worker_does_and_says_which(store: Loca
             (Path(store.url) / "images-000000000064.a000001/rank00001.safetensors").mkdir(parents=True, exist_ok=True)
 
     savers[1] = Saver(store, attempt=1, rank=1, world_size=2, patience_s=1.0, at=clog)
-    checkpoints.save(savers, 64)
+    saves.save(savers, 64)
     assert [saver.flush(60) for saver in savers] == [False, False]
     assert "worker 1: " in events.of("checkpoint_missed")[0]["warning"]
     assert candidates(store) == []
@@ -222,7 +222,7 @@ def test_a_group_that_was_replaced_is_told_at_its_next_save(store: LocalStore) -
     savers = group(store, attempt=begin_attempt(store), on_event=events)
     commit(savers, 64)
     assert begin_attempt(store) == 2
-    checkpoints.save(savers, 128)
+    saves.save(savers, 128)
     assert [saver.flush(60) for saver in savers] == [False, False]
     for saver in savers:
         assert saver.is_fenced

@@ -15,7 +15,7 @@ from gen_dist.checkpoint.attempts import attempts, bases, began
 from gen_dist.checkpoint.commit import move_head
 from gen_dist.checkpoint.history import in_line
 from gen_dist.store.local import LocalStore
-from tests.support.checkpoints import Events, commit, group
+from tests.support.saves import Events, commit, group
 
 
 @pytest.fixture

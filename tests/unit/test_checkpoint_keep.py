@@ -24,7 +24,7 @@ from gen_dist.checkpoint import (
 )
 from gen_dist.checkpoint.keep import superfluous
 from gen_dist.store.local import LocalStore
-from tests.support.checkpoints import Events, check_whole, commit, group
+from tests.support.saves import Events, check_whole, commit, group
 
 LATER = datetime.now(UTC) + timedelta(hours=2)
 

@@ -18,7 +18,7 @@ from gen_dist.checkpoint.manifest import FORMAT
 from gen_dist.checkpoint.names import file_name, is_file_name
 from gen_dist.checkpoint.piece import Fragment, tiling_fault
 from gen_dist.store.local import LocalStore
-from tests.support.checkpoints import commit, group
+from tests.support.saves import commit, group
 
 NAME = Name(64, 1)
 WHERE = "s3://bucket/run/MANIFEST.json"

@@ -13,7 +13,7 @@ from torch import nn
 
 from gen_dist.checkpoint import Checkpoint, CheckpointError, Piece, Saver, export_safetensors, read_model, read_recipe
 from gen_dist.store.local import LocalStore
-from tests.support.checkpoints import commit, group, newest, save, state
+from tests.support.saves import commit, group, newest, save, state
 
 
 @pytest.fixture
