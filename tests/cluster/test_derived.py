@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gen_dist import checkpoint
+from gen_dist.registry.find import find_model
+from gen_dist.sample.trained import Trained
 from tests.support import cli
 from tests.support.gateway import run_gateway
 
@@ -32,9 +33,10 @@ def test_a_run_on_latents_in_a_bucket_ends_with_a_model_that_travels_alone(tmp_p
         settings = words(*SHORT, *ON_LATENTS, *keys)
         done: dict[str, Any] = cli.report("train", JOB, *settings, cwd=tmp_path, env=gateway.environment)
     assert done["finished"]
-    manifest = checkpoint.read_manifest(tmp_path / done["checkpoint"])
-    assert manifest.group_steps == {"denoiser": 12}
-    weights = checkpoint.read_model(tmp_path / done["checkpoint"])
+    found = find_model(str(tmp_path / done["checkpoint"]))
+    assert isinstance(found, Trained)
+    assert found.checkpoint.manifest.facts["group_steps"] == {"denoiser": 12}
+    weights = found.weights()
     assert not [name for name in weights if name.startswith(("encoder.", "decoder."))]
     (tmp_path / "runs" / "smoke-latent-diffusion").rename(tmp_path / "elsewhere")
     cli.report("sample", done["model_alias"], "red apple", "-o", "apple.png", cwd=tmp_path)

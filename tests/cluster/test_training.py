@@ -41,7 +41,7 @@ def test_a_job_ends_with_a_grid_a_checkpoint_and_a_registered_model(home: Path, 
     assert finished["finished"]
     assert finished["images"] == 320
     assert finished["model_alias"] == "models:/smoke-latent-diffusion@latest"
-    assert (home / finished["checkpoint"] / "model.safetensors").exists()
+    assert (home / finished["checkpoint"] / "MANIFEST.json").exists()
     with Image.open(home / finished["sample_grid"]) as grid:
         assert np.asarray(grid).std() > 10, "a grid of one colour"
 
