@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from gen_dist.checkpoint import CheckpointError, Keep, Saver
+from gen_dist.job.errors import GenDistError
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes.contract import Clock, Recipe
 from gen_dist.store import Store
@@ -78,6 +81,16 @@ class Committer:
             state.pieces(self._engines, self._averages, self._recipe, team=self._team),
             facts,
         )
+
+    @contextmanager
+    def seen_through(self) -> Iterator[None]:
+        """Within, training goes on; at its end, also by an error that no restart mends, what was begun is committed."""
+        try:
+            yield
+        except GenDistError:
+            self._saver.flush(FINISH_S)  # not together: the others may not be here
+            raise
+        self.finish()
 
     def finish(self, timeout_s: float = FINISH_S) -> None:
         """Wait until the last checkpoint is committed. Collective. Raises: CheckpointError where it never will be."""

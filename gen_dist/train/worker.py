@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,13 @@ from gen_dist.train.report import Report, Reporter, silent
 from gen_dist.train.sizes import bucket_sizes, check_kept
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from gen_dist.checkpoint import Checkpoint
+    from gen_dist.store import Store
+    from gen_dist.train.averages import Averages
     from gen_dist.train.collective import Team
+    from gen_dist.train.engines import Engines
     from gen_dist.train.loop import Loop
 
 
@@ -81,11 +87,9 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
     What it began to write is committed when the context is left without an error.
     """
     from gen_dist.train import recovery, state
-    from gen_dist.train.averages import Averages
     from gen_dist.train.committer import Committer
-    from gen_dist.train.engines import Engines
     from gen_dist.train.feed import Feed
-    from gen_dist.train.ledger import Ledger, check_same_reading
+    from gen_dist.train.ledger import Ledger
     from gen_dist.train.loop import Loop
     from gen_dist.train.studio import Studio
 
@@ -93,33 +97,18 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
     attempt = recovery.begin(store, team=team, report=report)
     if team.leads:
         ray.get(assignment.hub.begin.remote(attempt))
-    recipe = catalog.build(job.recipe, job.model)
-    networks = {name: net.to(team.device) for name, net in recipe.networks().items()}
-    frozen = {name: net.to(team.device).eval().requires_grad_(False) for name, net in recipe.frozen().items()}
-    digests = recovery.led(team, lambda: state.frozen_digests(frozen))
-    engines = Engines(recipe.groups(), networks, job)
-    averages = Averages(
-        engines, half_life_images=job.train.ema_half_life_images, batch_images=job.train.global_batch_images
-    )
-    parts: dict[str, Any] = {"job": job, "recipe": recipe, "engines": engines, "averages": averages}
-    clock, plan, kept, parent = Clock(images=0, step=0), _plan(job, recipe, assignment.train), {}, None
-    found = recovery.recover(store, attempt, team=team, report=report)
-    if found is not None:
-        parent, kept = found.name, found.manifest.facts["stream"]
-        check_same_reading(kept, streams=isinstance(assignment.train, Unindexed), where=found.url)
-        state.check_fits(found, job=job, frozen=digests, data_digest=assignment.train.digest)
-        if kept and plan is not None:
-            plan = Plan(**kept["plan"])
-            check_kept(plan, job, where=found.url)
-        clock = state.restore(found, recipe=recipe, engines=engines, averages=averages)
+    parts, frozen = _build(job, team)
+    recipe, digests = parts["recipe"], recovery.led(team, lambda: state.frozen_digests(frozen))
+    where = _pick_up(assignment, store, attempt, team=team, report=report, frozen=digests, **parts)
+    clock, plan, kept, found = where.clock, where.plan, where.stream, where.found
     ledger = Ledger(plan, team=team, max_bad_share=job.data.max_bad_share, folder=assignment.run_folder, state=kept)
     begun = {"attempt": attempt, "resumed_from": found.url if found else "", "workers": team.size}
-    report("start", images=clock.images, **begun, **_sizes(engines))
+    report("start", images=clock.images, **begun, **_sizes(parts["engines"]))
     commit = Committer(
         store,
         attempt,
         **parts,
-        parent=parent,
+        parent=found.name if found else None,
         frozen=digests,
         data_digest=assignment.train.digest,
         ledger=ledger,
@@ -127,14 +116,7 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
         report=report,
     )
 
-    with ExitStack() as streams:
-        share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images}
-        train = _open(job, recipe, assignment.train, plan, **share)
-        streams.callback(train.close)
-        heldout = None
-        if assignment.heldout is not None:
-            heldout = _open(job, recipe, assignment.heldout, None)
-            streams.callback(heldout.close)
+    with _opened(assignment, job, recipe, plan, team=team, clock=clock) as (train, heldout):
         studio = Studio(
             job,
             recipe=recipe,
@@ -145,7 +127,7 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
             folder=assignment.run_folder / "samples",
             report=report,
         )
-        yield Loop(
+        loop = Loop(
             **parts,
             ledger=ledger,
             feed=Feed(train, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=team.device),
@@ -156,7 +138,82 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
             commit=commit,
             should_stop=StopSignal(assignment.hub),
         )
-        commit.finish()
+        with commit.seen_through():
+            yield loop
+
+
+def _build(job: JobSpec, team: Team) -> tuple[dict[str, Any], dict[str, nn.Module]]:
+    """The job with its recipe, engines and averages, all fresh; and the networks that are used and never trained."""
+    from gen_dist.train.averages import Averages
+    from gen_dist.train.engines import Engines
+
+    recipe = catalog.build(job.recipe, job.model)
+    networks = {name: net.to(team.device) for name, net in recipe.networks().items()}
+    frozen = {name: net.to(team.device).eval().requires_grad_(False) for name, net in recipe.frozen().items()}
+    engines = Engines(recipe.groups(), networks, job)
+    averages = Averages(
+        engines, half_life_images=job.train.ema_half_life_images, batch_images=job.train.global_batch_images
+    )
+    return {"job": job, "recipe": recipe, "engines": engines, "averages": averages}, frozen
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where a worker group goes on."""
+
+    clock: Clock
+    plan: Plan | None
+    """How samples are shuffled; None where they are streamed without an index."""
+    stream: Mapping[str, Any]
+    """What the checkpoint keeps of them."""
+    found: Checkpoint | None
+
+
+def _pick_up(
+    assignment: Assignment,
+    store: Store,
+    attempt: int,
+    *,
+    job: JobSpec,
+    recipe: Recipe,
+    engines: Engines,
+    averages: Averages,
+    frozen: Mapping[str, str],
+    team: Team,
+    report: Report,
+) -> _Where:
+    """The newest checkpoint, put into the engines; or the beginning. Collective. Raises: CheckpointError."""
+    from gen_dist.train import recovery, state
+    from gen_dist.train.ledger import check_same_reading
+
+    plan = _plan(job, recipe, assignment.train)
+    found = recovery.recover(store, attempt, team=team, report=report)
+    if found is None:
+        return _Where(Clock(images=0, step=0), plan, {}, None)
+    kept = found.manifest.facts["stream"]
+    check_same_reading(kept, streams=isinstance(assignment.train, Unindexed), where=found.url)
+    state.check_fits(found, job=job, frozen=frozen, data_digest=assignment.train.digest)
+    if kept and plan is not None:
+        plan = Plan(**kept["plan"])
+        check_kept(plan, job, where=found.url)
+    clock = state.restore(found, recipe=recipe, engines=engines, averages=averages)
+    return _Where(clock, plan, kept, found)
+
+
+@contextmanager
+def _opened(
+    assignment: Assignment, job: JobSpec, recipe: Recipe, plan: Plan | None, *, team: Team, clock: Clock
+) -> Iterator[tuple[Stream | SequentialStream, Stream | SequentialStream | None]]:
+    """Training and held-out samples."""
+    with ExitStack() as streams:
+        share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images}
+        train = _open(job, recipe, assignment.train, plan, **share)
+        streams.callback(train.close)
+        heldout = None
+        if assignment.heldout is not None:
+            heldout = _open(job, recipe, assignment.heldout, None)
+            streams.callback(heldout.close)
+        yield train, heldout
 
 
 def _open(
