@@ -14,11 +14,11 @@ from gen_dist.checkpoint.attempts import Notify, check_not_fenced, silent
 from gen_dist.checkpoint.commit import Commit, MissedError, move_head
 from gen_dist.checkpoint.errors import CheckpointError, FencedError
 from gen_dist.checkpoint.keep import Keep, prune
-from gen_dist.checkpoint.layout import MAX_FILE_BYTES, Layout
+from gen_dist.checkpoint.layout import MAX_FILE_BYTES
 from gen_dist.checkpoint.manifest import Manifest, Part
 from gen_dist.checkpoint.names import Name
 from gen_dist.checkpoint.piece import Piece
-from gen_dist.checkpoint.snapshot import Snapshot
+from gen_dist.checkpoint.snapshot import Live, Snapshot, Source
 from gen_dist.checkpoint.write import Done, FileWriter
 from gen_dist.store import Store, StoreError
 
@@ -37,7 +37,7 @@ class _Save:
     number: int
     step: int
     facts: dict[str, Any]
-    layout: Layout
+    source: Source
     began_s: float
     snapshot_s: float
     waited_s: float
@@ -51,8 +51,8 @@ class Saver:
     one. `patience_s`: how long one save is tried.
 
     Events, of the leader alone and from another thread: `checkpoint`, `checkpoint_missed`, `checkpoint_alarm`,
-    `checkpoints_removed`, `fenced`; those that a person should see have a line `warning`. `at`, for tests, is called
-    with the name of each stage as it begins.
+    `checkpoint_without_snapshot`, `checkpoints_removed`, `fenced`; those that a person should see have a line
+    `warning`. `at`, for tests, is called with the name of each stage as it begins.
     """
 
     def __init__(
@@ -73,7 +73,8 @@ class Saver:
         self._store, self._attempt, self._rank, self._world_size = store, attempt, rank, world_size
         self._keep, self._alarm_after, self._patience_s = keep, alarm_after, patience_s
         self._on_event, self._at = on_event, at
-        self._snapshot = Snapshot(rank=rank, max_file_bytes=max_file_bytes)
+        self._place: dict[str, int] = {"rank": rank, "max_file_bytes": max_file_bytes}
+        self._snapshot = Snapshot(**self._place)
         self._flight: threading.Thread | None = None
         self._fenced: FencedError | None = None
         self._last_images = -1
@@ -111,7 +112,7 @@ class Saver:
             kept = json.loads(json.dumps(dict(facts)))
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"facts of the checkpoint at {images} images: {error}; give JSON alone") from None
-        layout = self._snapshot.take(pieces)
+        source = self._taken(pieces)
         snapshot_s = time.monotonic() - began_s
         self.snapshot_s += snapshot_s
         self.num_saves += 1
@@ -121,7 +122,7 @@ class Saver:
             number=self.num_saves,
             step=step,
             facts=kept,
-            layout=layout,
+            source=source,
             began_s=began_s,
             snapshot_s=snapshot_s,
             waited_s=self._waited_s,
@@ -129,6 +130,8 @@ class Saver:
         self._waited_s = 0.0
         self._flight = threading.Thread(target=self._fly, args=(save,), name="gen-dist-checkpoint", daemon=True)
         self._flight.start()
+        if isinstance(source, Live):  # the pieces must not change meanwhile
+            self._flight.join()
 
     def wait(self) -> None:
         """Waits for the save under way, as `save` does: after it, `is_fenced` is what `save` would go by."""
@@ -158,6 +161,18 @@ class Saver:
         """Whether a newer worker group was seen."""
         return self._fenced is not None
 
+    def _taken(self, pieces: Sequence[Piece]) -> Source:
+        """A copy of the pieces; where there is no memory for one the pieces themselves, and training must wait."""
+        try:
+            self._snapshot.take(pieces)
+        except MemoryError as error:
+            self._snapshot = Snapshot(**self._place)
+            warning = f"no room for a snapshot ({error}); training stands still until the checkpoint is written"
+            log.warning("event=checkpoint_without_snapshot rank=%d reason='%s'", self._rank, error)
+            self._tell("checkpoint_without_snapshot", warning=warning)
+            return Live(pieces, **self._place)
+        return self._snapshot
+
     def _fly(self, save: _Save) -> None:
         """All that happens beside the training. Never raises."""
         try:
@@ -177,7 +192,7 @@ class Saver:
             self._miss(save, f"{type(error).__name__}: {error}")
 
     def _write(self, save: _Save, deadline_s: float) -> None:
-        files = FileWriter(self._store, save.name, save.layout, self._snapshot)
+        files = FileWriter(self._store, save.name, save.source)
         try:
             part = self._trying(lambda: files.write(self._at), deadline_s)
         except StoreError as error:

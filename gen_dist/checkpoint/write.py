@@ -9,35 +9,33 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from gen_dist.checkpoint.layout import FilePlan, Layout, chunks
+from gen_dist.checkpoint.layout import FilePlan
 from gen_dist.checkpoint.manifest import Part, malformed, parse_json
 from gen_dist.checkpoint.names import Name
-from gen_dist.checkpoint.snapshot import Snapshot
+from gen_dist.checkpoint.snapshot import Source
 from gen_dist.store import Store
-
-CHUNK_BYTES = 4 << 20
 
 
 class FileWriter:
-    """Writes the files of one snapshot; what is written stays written when a later one fails and all is tried again."""
+    """Writes the files of one save; what is written stays written when a later one fails and all is tried again."""
 
-    def __init__(self, store: Store, name: Name, layout: Layout, snapshot: Snapshot) -> None:
-        self._store, self._name, self._layout, self._snapshot = store, name, layout, snapshot
+    def __init__(self, store: Store, name: Name, source: Source) -> None:
+        self._store, self._name, self._source = store, name, source
         self._sha256: dict[str, str] = {}
 
     def write(self, at: Callable[[str], object]) -> Part:
         """What the files hold. Raises: StoreError; then call it again."""
-        for number, file in enumerate(self._layout.files):
+        for number, file in enumerate(self._source.layout.files):
             if file.name not in self._sha256:
                 at("file")
-                self._sha256[file.name] = self._write(file, self._snapshot.data(number))
-        return self._layout.part(self._sha256)
+                self._sha256[file.name] = self._write(file, number)
+        return self._source.layout.part(self._sha256)
 
-    def _write(self, file: FilePlan, data: memoryview) -> str:
+    def _write(self, file: FilePlan, number: int) -> str:
         digest = hashlib.sha256()
 
         def pieces() -> Iterator[memoryview]:
-            for piece in chain([memoryview(file.header)], chunks(data, CHUNK_BYTES)):
+            for piece in chain([memoryview(file.header)], self._source.chunks(number)):
                 digest.update(piece)
                 yield piece
 
