@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +41,12 @@ def first_and_last(folder: Path) -> tuple[Checkpoint, Checkpoint]:
     return found[0], found[-1]
 
 
+def losses(result: dict[str, Any]) -> list[dict[str, float]]:
+    """What was logged, but for the first line after a resume, whose stretch began before it."""
+    lines = [{name: value for name, value in line.items() if name.startswith("loss/")} for line in result["metrics"]]
+    return [line for line in lines if line][1:]
+
+
 RESUMED = [
     *((recipe, 1, "fp32") for recipe in RECIPES),
     ("latent_diffusion", 3, "fp32"),
@@ -55,7 +62,9 @@ def test_a_resumed_run_has_every_bit_of_an_uninterrupted_one(
     short = {"total_images": BF16_IMAGES} if precision == "bf16" else {}
     whole = trainings(recipe, zero_stages=level_stages(recipe, stage), precision=precision, **short)
     middle, end = first_and_last(whole.folder)
-    pair.run(distributed.train, replace(whole.case, folder=tmp_path, resume=whole.folder / middle.name))
+    again = pair.run(distributed.train, replace(whole.case, folder=tmp_path, resume=whole.folder / middle.name))
+    curve = losses(again[0])
+    assert curve == losses(whole.results[0])[-len(curve) :]
     resumed = checkpoints(tmp_path)[-1]
     assert resumed.keys() == end.keys()
     differing = [key for key in end.keys() if not torch.equal(resumed.tensor(key), end.tensor(key))]  # noqa: SIM118
@@ -75,7 +84,10 @@ def test_a_run_goes_on_with_another_number_of_workers_and_another_zero_stage(
     whole = trainings(recipe, zero_stages=level_stages(recipe, stage))
     middle, end = first_and_last(whole.folder)
     other = small_case(recipe, folder=tmp_path, zero_stages=level_stages(recipe, 3 - stage))
-    single.run(distributed.train, replace(other, resume=whole.folder / middle.name))
+    again = single.run(distributed.train, replace(other, resume=whole.folder / middle.name))
+    curve = losses(again[0])
+    for now, then in zip(curve, losses(whole.results[0])[-len(curve) :], strict=True):
+        assert now == pytest.approx(then, rel=1e-6, abs=1e-6)
     resumed = checkpoints(tmp_path)[-1]
     for read in (read_model, read_recipe):
         if wanted := read(end):
