@@ -1,19 +1,45 @@
-"""What survives a run: checkpoints, written whole or not at all, and how they are found again."""
+"""What survives a run: checkpoints in a store, committed whole or not at all, and read in slices by any workers.
 
-from gen_dist.checkpoint.errors import CheckpointError
-from gen_dist.checkpoint.folder import checkpoints, keep_newest, newest
-from gen_dist.checkpoint.read import Manifest, read_manifest, read_model, read_recipe, read_training
-from gen_dist.checkpoint.write import CheckpointWriter
+README.md tells the protocol.
+"""
+
+from gen_dist.checkpoint.attempts import begin_attempt, highest_attempt, note_base
+from gen_dist.checkpoint.errors import CheckpointError, FencedError
+from gen_dist.checkpoint.history import candidates
+from gen_dist.checkpoint.inventory import Entry, inventory
+from gen_dist.checkpoint.keep import Keep, Removal, prune
+from gen_dist.checkpoint.manifest import Manifest
+from gen_dist.checkpoint.model import export_safetensors, read_model, read_recipe
+from gen_dist.checkpoint.names import MANIFEST, Name
+from gen_dist.checkpoint.piece import Piece
+from gen_dist.checkpoint.pins import pin, pinned, unpin
+from gen_dist.checkpoint.read import Checkpoint, Slice, open_checkpoint
+from gen_dist.checkpoint.saver import Saver
 
 __all__ = [
+    "MANIFEST",
+    "Checkpoint",
     "CheckpointError",
-    "CheckpointWriter",
+    "Entry",
+    "FencedError",
+    "Keep",
     "Manifest",
-    "checkpoints",
-    "keep_newest",
-    "newest",
-    "read_manifest",
+    "Name",
+    "Piece",
+    "Removal",
+    "Saver",
+    "Slice",
+    "begin_attempt",
+    "candidates",
+    "export_safetensors",
+    "highest_attempt",
+    "inventory",
+    "note_base",
+    "open_checkpoint",
+    "pin",
+    "pinned",
+    "prune",
     "read_model",
     "read_recipe",
-    "read_training",
+    "unpin",
 ]

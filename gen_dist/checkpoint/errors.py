@@ -1,4 +1,4 @@
-"""CheckpointError: a checkpoint that cannot be used, and what to do about it."""
+"""CheckpointError: a checkpoint that cannot be used. FencedError: a worker group whose checkpoints count no more."""
 
 from __future__ import annotations
 
@@ -6,4 +6,8 @@ from gen_dist.job.errors import GenDistError
 
 
 class CheckpointError(GenDistError):
-    """A folder that is no checkpoint, or one that does not fit the run."""
+    """A checkpoint that is damaged, or that does not fit the run. Trouble with the store is a StoreError instead."""
+
+
+class FencedError(CheckpointError):
+    """A newer worker group has begun: this one must end, and nothing that it writes counts any more."""

@@ -1,62 +1,68 @@
-"""Writes a checkpoint: tensors as safetensors, the rest as JSON, visible only when it is whole.
-
-Files of a checkpoint:
-  checkpoint.json       where the run stood, the resolved job, versions, data digest, steps by group
-  model.safetensors     what samples are drawn from: averaged weights (live ones where a group keeps no average) and
-  buffers training.safetensors  live fp32 weights and Adam moments by group: what a resume needs beside the model
-  recipe.safetensors    state that no network holds
-All tensors are whole, so a checkpoint loads at any number of workers, ZeRO stage and precision.
-"""
+"""A worker's half of a save: its files, hashed while they are written, and then the word that they are whole."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import shutil
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
-from gen_dist.checkpoint.folder import name_of
-
-FORMAT = "gen-dist-checkpoint-1"
-
-
-class CheckpointWriter:
-    """Writes one checkpoint below `folder`; nothing of it can be seen before `commit`."""
-
-    def __init__(self, folder: Path, *, images: int) -> None:
-        self._final = folder / name_of(images)
-        self._draft = folder / f".{name_of(images)}"
-        shutil.rmtree(self._draft, ignore_errors=True)
-        self._draft.mkdir(parents=True)
-
-    def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write `name`.safetensors."""
-        host = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
-        save_file(host, self._draft / f"{name}.safetensors")
-
-    def commit(self, facts: Mapping[str, Any]) -> Path:
-        """Write checkpoint.json, make all of it durable, and give it its name."""
-        (self._draft / "checkpoint.json").write_text(json.dumps({"format": FORMAT, **facts}, indent=2) + "\n")
-        for path in [*self._draft.iterdir(), self._draft]:
-            _sync(path)
-        if self._final.exists():  # the same point reached again after a resume: the same numbers, the newer write
-            replaced = self._final.rename(self._final.with_name(f"{self._draft.name}.old"))
-            self._draft.rename(self._final)
-            shutil.rmtree(replaced)
-        else:
-            self._draft.rename(self._final)
-        _sync(self._final.parent)
-        return self._final
+from gen_dist.checkpoint.layout import FilePlan
+from gen_dist.checkpoint.manifest import Part, malformed, parse_json
+from gen_dist.checkpoint.names import Name
+from gen_dist.checkpoint.snapshot import Source
+from gen_dist.store import Store
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class FileWriter:
+    """Writes the files of one save; what is written stays written when a later one fails and all is tried again."""
+
+    def __init__(self, store: Store, name: Name, source: Source) -> None:
+        self._store, self._name, self._source = store, name, source
+        self._sha256: dict[str, str] = {}
+
+    def write(self, at: Callable[[str], object]) -> Part:
+        """What the files hold. Raises: StoreError; then call it again."""
+        for number, file in enumerate(self._source.layout.files):
+            if file.name not in self._sha256:
+                at("file")
+                self._sha256[file.name] = self._write(file, number)
+        return self._source.layout.part(self._sha256)
+
+    def _write(self, file: FilePlan, number: int) -> str:
+        digest = hashlib.sha256()
+
+        def pieces() -> Iterator[memoryview]:
+            for piece in chain([memoryview(file.header)], self._source.chunks(number)):
+                digest.update(piece)
+                yield piece
+
+        self._store.write_stream(self._name.file(file.name), pieces(), size_bytes=file.size_bytes)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one worker says of its save to the one that commits."""
+
+    rank: int
+    save: int
+    """Number of the save within the attempt: tells an earlier try at the same checkpoint apart."""
+    part: Part
+    error: str = ""
+    """Why the files are not there, where they are not."""
+
+    def to_bytes(self) -> bytes:
+        document: dict[str, Any] = {"rank": self.rank, "save": self.save, "error": self.error, **self.part.to_json()}
+        return json.dumps(document, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: str) -> Done:
+        """Raises: CheckpointError for what `to_bytes` would not have written."""
+        document = parse_json(data, where=where)
+        rank, save, error = (document.get(name) for name in ("rank", "save", "error"))
+        if not isinstance(rank, int) or not isinstance(save, int) or not isinstance(error, str):
+            raise malformed(where, "no rank, save and error")
+        return cls(rank, save, Part.from_json(document, where=where), error)

@@ -74,7 +74,12 @@ def recipes(
 
 
 @app.command()
-def train(job: JobFile, overrides: Overrides = [], as_json: Json = False) -> None:  # noqa: B006
+def train(
+    job: JobFile,
+    overrides: Overrides = [],  # noqa: B006
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: checkpoints of the run count no more.")] = False,
+    as_json: Json = False,
+) -> None:
     """Train a job to its end; the same command again resumes it.
 
     Ctrl-C saves a checkpoint and ends. The model is logged and registered when the job is done.
@@ -84,7 +89,7 @@ def train(job: JobFile, overrides: Overrides = [], as_json: Json = False) -> Non
     from gen_dist.job.load import load_job
 
     again = typed("gen-dist", ["train", job, *(word for override in overrides for word in ("--set", override))])
-    facts = run(load_job(job, overrides), command=again, as_json=as_json)
+    facts = run(load_job(job, overrides), command=again, as_json=as_json, fresh=fresh)
     if as_json:
         print_report(facts)
     if facts["signal"]:
@@ -110,6 +115,28 @@ def sample(
     facts = run(model, prompts * count, seed=seed, out=out, tracking_uri=tracking_uri, device=device, as_json=as_json)
     if as_json:
         print_report(facts)
+
+
+@app.command()
+def checkpoints(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or the s3://bucket/prefix of checkpoints.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every byte and hold it against its checksum.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what need not be kept.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --prune: only tell what would go.")] = False,
+    keep: Annotated[int, typer.Option(min=0, help="With --prune: newest ones to keep; 0: as the job says.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """List the checkpoints of a run, check them, or remove those that need not be kept.
+
+    What a registered model pins stays. Exit code 1: --verify found damage.
+    """
+    from gen_dist.cli.checkpoints import run as look
+
+    facts = look(run, verify=verify, prune=prune, dry_run=dry_run, keep=keep, as_json=as_json)
+    if as_json:
+        print_report(facts)
+    if facts["damaged"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -13,7 +13,6 @@ class EvaluateError(GenDistError):
 
 def run(model: str, *, count: int, seed: int, tracking_uri: str, as_json: bool) -> dict[str, Any]:
     """Draw, look up, print."""
-    from gen_dist import checkpoint
     from gen_dist.data.source import open_stream
     from gen_dist.evaluate.nearest import score
     from gen_dist.job.load import load_resolved
@@ -21,9 +20,9 @@ def run(model: str, *, count: int, seed: int, tracking_uri: str, as_json: bool) 
     from gen_dist.registry.find import find_model
     from gen_dist.sample.model import Model
 
-    folder = find_model(model, tracking_uri=tracking_uri)
-    job = load_resolved(checkpoint.read_manifest(folder).job)
-    drawer = Model.load(folder)
+    source = find_model(model, tracking_uri=tracking_uri)
+    job = load_resolved(source.facts.job)
+    drawer = Model.load(source)
     read = drawer.recipe.batch
     if "caption" not in read:
         raise EvaluateError(f"{model}: recipe {job.recipe} reads no captions; evaluate one that draws from text")

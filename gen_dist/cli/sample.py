@@ -23,15 +23,15 @@ def run(
         raise OutputError(f"-o {out}: there is no folder {path.parent}; make it, or write elsewhere")
     from gen_dist.registry.find import find_model
 
-    folder = find_model(model, tracking_uri=tracking_uri)
+    source = find_model(model, tracking_uri=tracking_uri)
     import torch
 
     from gen_dist.sample.grid import png, sample_grid
     from gen_dist.sample.model import Model
 
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    images = Model.load(folder, device=where).draw(prompts, seed=seed)
+    images = Model.load(source, device=where).draw(prompts, seed=seed)
     path.write_bytes(png(images[0] if len(prompts) == 1 else sample_grid(images, prompts)))
     if not as_json:
         print(f"{path}: {len(prompts)} image(s), seed {seed}", file=sys.stdout)
-    return {"out": str(path), "prompts": list(prompts), "seed": seed, "model": str(folder)}
+    return {"out": str(path), "prompts": list(prompts), "seed": seed, "model": source.place}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gen_dist.registry.publish import Published
 
 
-def run(job: JobSpec, *, command: str, as_json: bool) -> dict[str, Any]:
+def run(job: JobSpec, *, command: str, as_json: bool, fresh: bool = False) -> dict[str, Any]:
     """Train; with `as_json` all that a person would read goes to standard error. Returns the report."""
     console = Console(file=sys.stderr if as_json else sys.stdout)
     started_s = time.monotonic()
@@ -29,7 +29,7 @@ def run(job: JobSpec, *, command: str, as_json: bool) -> dict[str, Any]:
         view.note(f"{'starting':<10} Ray and {job.cluster.num_workers} worker(s)")
         from gen_dist.train.driver import train
 
-        outcome = train(job, watch=view)
+        outcome = train(job, watch=view, fresh=fresh)
     published = outcome.published
     facts = {
         "finished": outcome.finished,
@@ -78,8 +78,9 @@ def _mlflow_page(job: JobSpec) -> str:
     return typed("mlflow", ["ui", "--backend-store-uri", without_secrets(uri)])
 
 
-def _shown(path: Path | None) -> str | None:
+def _shown(place: Path | str | None) -> str | None:
     """Relative to the current folder where it lies below it."""
-    if path is None:
-        return None
+    if place is None or "://" in str(place):
+        return str(place) if place else None
+    path = Path(place)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -89,6 +89,11 @@ def run_folder(job: JobSpec) -> str:
     return f"{job.run.folder.rstrip('/') or '/'}/{job.name}".replace("//", "/")
 
 
+def checkpoints_url(job: JobSpec) -> str:
+    """Folder or s3:// address below which this run's checkpoints lie, and nothing else."""
+    return f"{job.run.checkpoints}/{job.name}" if job.run.checkpoints else f"{run_folder(job)}/checkpoints"
+
+
 def tracking_uri(job: JobSpec) -> str:
     """Address of the MLflow record: the job's own, else a SQLite file beside the runs."""
     return job.tracking.uri or f"sqlite:///{job.run.folder.rstrip('/')}/mlflow.db"
@@ -112,6 +117,7 @@ def derived(job: JobSpec, zero_max: Mapping[str, int]) -> dict[str, Any]:
         "num_sample_grids": num_sample_grids(job),
         "num_checkpoints": num_due(job, job.train.checkpoint_every_images),
         "run_folder": run_folder(job),
+        "checkpoints_url": checkpoints_url(job),
         "tracking_uri": tracking_uri(job),
         "registered_model": registered_model(job),
     }

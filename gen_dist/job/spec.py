@@ -91,6 +91,13 @@ def _folder(text: str) -> str:
     return os.path.abspath(text) if text else text
 
 
+def _checkpoints(text: str) -> str:
+    scheme, found, rest = text.partition("://")
+    if found and (scheme != "s3" or not rest.strip("/")):
+        raise ValueError("not a place for checkpoints; write s3://bucket/prefix, a folder, or nothing")
+    return text.rstrip("/") if found else _folder(text)
+
+
 Folder = Annotated[str, AfterValidator(_folder)]
 """A folder of this machine, written relative to the current one and kept absolute: workers start elsewhere."""
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
@@ -238,8 +245,15 @@ class RunSpec(Spec):
 
     folder: str = "runs"
     """Folder of all runs (relative to the current one); this run writes to `folder/name`."""
+    checkpoints: Annotated[str, AfterValidator(_checkpoints)] = ""
+    """Where checkpoints go: `s3://bucket/prefix` or a folder, below which this run has its name. Every worker must
+    reach it. Empty: the folder `checkpoints` of the run folder."""
+    s3: S3Spec = S3Spec()
+    """Only for `checkpoints` at an `s3://` address."""
     keep_checkpoints: PositiveInt = 2
     """Newest checkpoints to keep."""
+    keep_every_images: NonNegativeInt = 0
+    """Keep for good the first checkpoint after every so many images too. 0: none."""
     max_failures: NonNegativeInt = 3
     """Failures of workers after which the run gives up; before that it goes on from its newest checkpoint."""
 

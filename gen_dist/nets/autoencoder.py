@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gen_dist.job.errors import GenDistError
+from gen_dist.nets.committed import newest_committed, read_facts, read_tensors
 
 PARTS = ("encoder", "decoder")
 SHARED = ("patch_px", "autoencoder_channels", "latent_channels")  # settings that decide its networks
-FILES = ("model.safetensors", "recipe.safetensors")
+FACTS, FILES = "model.json", ("model.safetensors", "recipe.safetensors")  # of an export
 
 
 class AutoencoderError(GenDistError):
@@ -38,20 +40,22 @@ class StoredAutoencoder:
     @classmethod
     def read(cls, folder: Path) -> StoredAutoencoder:
         """From a run folder (its newest checkpoint), a checkpoint or an export. Raises: AutoencoderError."""
-        newest = sorted((folder / "checkpoints").glob("images-*"))[-1:]
-        place = next((path for path in (folder, *newest) if (path / "checkpoint.json").is_file()), None)
         where = f"model.autoencoder={str(folder)!r}"
-        if place is None:
+        checkpoint = newest_committed(folder)
+        if checkpoint is None and not (folder / FACTS).is_file():
             remedy = "name the folder of a run of latent_diffusion, one of its checkpoints, or an export"
             raise AutoencoderError(f"{where}: no checkpoint there; {remedy}")
         try:
-            facts = json.loads((place / "checkpoint.json").read_text(encoding="utf-8"))
+            facts = read_facts(checkpoint) if checkpoint else json.loads((folder / FACTS).read_text(encoding="utf-8"))
             name, model, images = facts["job"]["recipe"], facts["job"]["model"], int(facts["images"])
             if name != "latent_diffusion":
                 raise AutoencoderError(f"{where}: a model of {name}; name one of latent_diffusion")
             settings = {key: model[key] for key in (*SHARED, "autoencoder_images")}
-            tensors, state = (load_file(place / file) for file in FILES)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            if checkpoint:
+                tensors, state = read_tensors(checkpoint, _network), read_tensors(checkpoint, _state)
+            else:
+                tensors, state = (load_file(folder / file) for file in FILES)
+        except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
             raise AutoencoderError(f"{where}: unreadable ({error}); name another checkpoint") from None
         if model.get("autoencoder"):
             raise AutoencoderError(f"{where}: its autoencoder is another model's; name {model['autoencoder']}")
@@ -83,9 +87,21 @@ class StoredAutoencoder:
         folder.mkdir()
         job = {"recipe": "latent_diffusion", "model": dict(self.settings)}
         facts = {"images": self.settings["autoencoder_images"], "job": job}
-        (folder / "checkpoint.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         for file, tensors in zip(FILES, (self.weights, self.state), strict=True):
             save_file(dict(tensors), folder / file)
+
+
+def _network(key: str) -> str | None:
+    """`encoder.parameter` of a checkpoint's key. An autoencoder keeps no average: the live weights are the model."""
+    section, _, rest = key.partition("/")
+    name = rest.partition("/")[2].removeprefix("nets.")
+    return name if section in ("weight", "buffer") and name.partition(".")[0] in PARTS else None
+
+
+def _state(key: str) -> str | None:
+    section, _, name = key.partition("/")
+    return name if section == "recipe" else None
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -94,7 +110,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     for name, value in sorted(weights.items()):
         host = value.detach().to("cpu").contiguous()
         sha.update(f"{name}\0{host.dtype}\0{tuple(host.shape)}\n".encode())
-        sha.update(host.numpy().tobytes())
+        sha.update(host.reshape(-1).view(torch.uint8).numpy().data)  # of any dtype
     return sha.hexdigest()
 
 

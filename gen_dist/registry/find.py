@@ -1,4 +1,4 @@
-"""find_model: from what a person calls a model (run folder, checkpoint, export, registered name) to its folder."""
+"""find_model: from what a person calls a model (run folder, checkpoint, export, registered name) to what it holds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gen_dist import checkpoint
+from gen_dist.checkpoint import MANIFEST, open_checkpoint
 from gen_dist.registry.errors import RegistryError
+from gen_dist.registry.runs import CHECKPOINTS, RESOLVED, newest, run_store
+from gen_dist.sample.source import FACTS, Exported, ModelSource
+from gen_dist.sample.trained import Trained
+from gen_dist.store import open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,34 +28,54 @@ _WANTED = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[
 _INSIDE = Path("artifacts/model")  # of an MLflow model that `publish` wrote
 
 
-def find_model(name: str, *, tracking_uri: str = "") -> Path:
-    """The folder that `Model.load` reads.
+def find_model(name: str, *, tracking_uri: str = "") -> ModelSource:
+    """What `Model.load` reads.
 
     `name` is a run folder (its newest checkpoint), a checkpoint, an exported model, or `models:/name@latest`,
     `models:/name/3`. MLflow's address: `tracking_uri`, else MLFLOW_TRACKING_URI, else runs/mlflow.db.
-    Raises: RegistryError.
+    Raises: RegistryError, CheckpointError, StoreError.
     """
     if name.startswith(REGISTERED):
-        return _registered(name, _address(tracking_uri))
+        return Exported(_registered(name, _address(tracking_uri)))
+    if "://" in name:
+        return _stored(name)
     folder = Path(name)
     if not folder.exists():
         raise RegistryError(f"{name}: no such folder; {_choose(name, _nearby(folder))}")
     if not folder.is_dir():
         raise RegistryError(f"{name}: a file; name the run folder, a checkpoint folder, or models:/NAME@latest")
     for place in (folder, folder / _INSIDE):
-        if (place / "checkpoint.json").is_file():
-            return place
-    for place in (folder / "checkpoints", folder):
-        if (found := checkpoint.newest(place)) is not None:
-            return found
-    if (folder / "checkpoints").is_dir():
+        if (place / FACTS).is_file():
+            return Exported(place)
+    if (folder / MANIFEST).is_file():
+        return Trained(open_checkpoint(open_store(str(folder.parent)), folder.name))
+    store = run_store(folder)
+    found = newest(store if store is not None else open_store(str(folder)))
+    if found is not None:
+        return Trained(found)
+    if store is not None:
         raise RegistryError(f"{name}: a run without a whole checkpoint yet; wait for its first one, or resume the run")
     inside = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
-    runs = [str(path.parent) for path in sorted(folder.glob("*/checkpoints")) if checkpoint.newest(path)]
+    runs = [str(run) for run in _runs(folder)]
     remedy = f"write {runs[0]}" if len(runs) == 1 else "name a run folder, a checkpoint, or models:/NAME@latest"
     if len(runs) > 1:
         remedy = f"its runs are {_listed(runs)}; name one"
     raise RegistryError(f"{name}: no checkpoint here, it holds {_listed(inside) or 'nothing'}; {remedy}")
+
+
+def _stored(url: str) -> ModelSource:
+    """A checkpoint, or the newest one of a run, by its address in an object store, which the environment reaches."""
+    above, _, last = url.rstrip("/").rpartition("/")
+    found = newest(open_store(url.rstrip("/")))
+    if found is not None:
+        return Trained(found)
+    return Trained(open_checkpoint(open_store(above), last))
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The runs in a folder of runs that have something to draw from."""
+    inside = sorted({path.parent for name in (RESOLVED, CHECKPOINTS) for path in folder.glob(f"*/{name}")})
+    return [run for run in inside if (store := run_store(run)) is not None and newest(store) is not None]
 
 
 def _address(tracking_uri: str) -> str:
@@ -140,7 +164,7 @@ def _download(client: MlflowClient, name: str, version: Any, uri: str) -> Path:
 
 
 def _exported(folder: Path, name: str) -> Path:
-    if not (folder / "checkpoint.json").is_file():
+    if not (folder / FACTS).is_file():
         raise RegistryError(f"{name}: no drawable model in it ({folder}); name a model that gen-dist published")
     return folder
 
@@ -149,7 +173,7 @@ def _nearby(folder: Path) -> list[str]:
     """Folders that may have been meant: beside it, and the runs of the default folder."""
     parent = folder.parent
     beside = [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
-    runs = [path.parent for path in Path("runs").glob("*/checkpoints")]
+    runs = [path.parent for name in (RESOLVED, CHECKPOINTS) for path in Path("runs").glob(f"*/{name}")]
     return sorted({str(path) for path in [*beside, *runs] if not path.name.startswith(".")})
 
 

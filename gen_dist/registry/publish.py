@@ -19,13 +19,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-from gen_dist import checkpoint as checkpoints
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
 from gen_dist.registry import connection
 from gen_dist.registry.drawing_code import copy_drawing_code
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.export import export
+from gen_dist.sample.source import ModelSource
 
 ALIAS = "latest"
 SERVED = Path(__file__).with_name("served.py")
@@ -47,17 +47,16 @@ class Published:
 
 def publish(
     job: JobSpec,
-    checkpoint: Path,
+    source: ModelSource,
     *,
     run_id: str | None,
     tracking_uri: str,
     sample_prompts: Sequence[str],
 ) -> Published:
-    """Log the model of `checkpoint` in the run (None: in a run of its own), register it, and let `latest` name it.
+    """Log the model of `source` in the run (None: in a run of its own), register it, and let `latest` name it.
 
     Raises: RegistryError where MLflow does not take it, CheckpointError where there is nothing to take.
     """
-    manifest = checkpoints.read_manifest(checkpoint)
     name = arithmetic.registered_model(job)
     try:
         client = connection.connect(tracking_uri)
@@ -68,21 +67,18 @@ def publish(
             ).info.run_id
             client.set_terminated(run_id)
         with tempfile.TemporaryDirectory(prefix="gen-dist-") as folder:
-            version = _upload(
-                client, experiment, checkpoint, manifest, name, run_id=run_id, prompts=sample_prompts, tmp=Path(folder)
-            )
+            version = _upload(client, experiment, source, name, run_id=run_id, prompts=sample_prompts, tmp=Path(folder))
         _point_alias(client, name, version)
     except (MlflowException, OSError) as error:
         line = connection.one_line(error, tracking_uri)
-        raise RegistryError(f"{line}; the model is whole in {checkpoint}, publish it when MLflow is well") from None
+        raise RegistryError(f"{line}; the model is whole in {source.place}, publish it when MLflow is well") from None
     return Published(name, version, f"models:/{name}/{version}", f"models:/{name}@{ALIAS}")
 
 
 def _upload(
     client: MlflowClient,
     experiment: str,
-    checkpoint: Path,
-    manifest: checkpoints.Manifest,
+    source: ModelSource,
     name: str,
     *,
     run_id: str,
@@ -91,16 +87,16 @@ def _upload(
 ) -> str:
     """The version's number."""
     facts = {
-        "recipe": str(manifest.job["recipe"]),
-        "images": str(manifest.images),
-        "data_digest": manifest.data_digest,
+        "recipe": str(source.facts.job["recipe"]),
+        "images": str(source.facts.images),
+        "data_digest": source.facts.data_digest,
     }
     logged = client.create_logged_model(
         experiment, name=name, source_run_id=run_id, params=facts, tags=facts, model_type="image generator"
     )
     try:
         described = Model(model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id, metadata=facts)
-        save(checkpoint, tmp / "served", prompts=prompts, tmp=tmp, mlflow_model=described)
+        save(source, tmp / "served", prompts=prompts, tmp=tmp, mlflow_model=described)
         with _patience():
             client.log_model_artifacts(logged.model_id, str(tmp / "served"))
         client.finalize_logged_model(logged.model_id, "READY")
@@ -108,7 +104,7 @@ def _upload(
         with contextlib.suppress(MlflowException, OSError):
             client.finalize_logged_model(logged.model_id, "FAILED")
         raise
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=manifest.images)])
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=source.facts.images)])
     with contextlib.suppress(MlflowException):  # it is there already; if it is not, the next call says why
         client.create_registered_model(name)
     # the place itself, as source: a database looks `models:/...` up at MLflow's global address
@@ -117,11 +113,10 @@ def _upload(
     return str(made.version)
 
 
-def save(checkpoint: Path, dest: Path, *, prompts: Sequence[str], tmp: Path, mlflow_model: Any = None) -> None:
+def save(source: ModelSource, dest: Path, *, prompts: Sequence[str], tmp: Path, mlflow_model: Any = None) -> None:
     """Write a pyfunc model folder: weights as safetensors, code as source, the signature, pinned requirements."""
-    manifest = checkpoints.read_manifest(checkpoint)
-    weights = export(checkpoint, tmp / "model")
-    code = copy_drawing_code(manifest.job["recipe"], tmp / "code")
+    weights = export(source, tmp / "model")
+    code = copy_drawing_code(source.facts.job["recipe"], tmp / "code")
     mlflow.pyfunc.save_model(
         path=str(dest),
         python_model=str(SERVED),

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from gen_dist import checkpoint
 from gen_dist.data.augment import CENTRE
 from gen_dist.data.block import Block, read_block
 from gen_dist.data.decode import DecodeError
@@ -36,6 +35,7 @@ from gen_dist.data.index.table import SUFFIX
 from gen_dist.job.spec import DataSpec
 from gen_dist.recipes.contract import Clock, Ctx
 from gen_dist.sample.model import Model
+from gen_dist.sample.source import ModelSource
 from gen_dist.store import ObjectInfo, Store
 
 AHEAD = 2  # blocks read, and batches decoded, before they are needed
@@ -61,17 +61,24 @@ class Outcome:
 
 
 def derive(
-    folder: Path, source: Index, dest: Store, *, spec: DataSpec, copied: Sequence[str], batch_images: int, tell: Tell
+    made_by: ModelSource,
+    source: Index,
+    dest: Store,
+    *,
+    spec: DataSpec,
+    copied: Sequence[str],
+    batch_images: int,
+    tell: Tell,
 ) -> Outcome:
-    """Makes what is missing in `dest` of the derived shards of `source`, with the model of `folder`.
+    """Makes what is missing in `dest` of the derived shards of `source`, with the model of `made_by`.
 
     `spec` names the members that hold image and caption; the members with the endings `copied` are taken over.
     Raises: CheckpointError, DeriveError, DataError, StoreError.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, manifest = Model.load(folder, device=device), checkpoint.read_manifest(folder)
+    model = Model.load(made_by, device=device)
     ctx = model.context(seed=0, first=0, count=batch_images)
-    ctx = replace(ctx, clock=Clock(images=manifest.images, step=manifest.step))
+    ctx = replace(ctx, clock=Clock(images=made_by.facts.images, step=made_by.facts.step))
     reads, made_with = model.recipe.derives(ctx)
     check_fields(source, reads, spec)
     derivation = Derivation(made_with, " ".join(copied))

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gen_dist import checkpoint
 from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, Ctx, Recipe
 from gen_dist.recipes.randomness import Draw
+from gen_dist.sample.source import Exported, ModelSource
 
 MICRO_BATCH = 32  # images drawn at once
 
@@ -37,17 +37,18 @@ class Model:
         self.device = device
 
     @classmethod
-    def load(cls, folder: Path, *, device: torch.device | str = "cpu") -> Model:
-        """From a checkpoint folder or an exported model. Raises: CheckpointError."""
-        manifest = checkpoint.read_manifest(folder)
-        settings = dict(manifest.job["model"])
+    def load(cls, source: ModelSource | Path, *, device: torch.device | str = "cpu") -> Model:
+        """From what `find_model` found, or the folder of an exported model. Raises: SourceError, CheckpointError."""
+        if isinstance(source, Path):
+            source = Exported(source)
+        settings = dict(source.facts.job["model"])
         for name in ("text_encoder", "autoencoder"):  # an export carries them, and they may have left their first place
-            carried = folder / name
-            if settings.get(name) and carried.is_dir():
+            carried = source.carried(name) if settings.get(name) else None
+            if carried is not None:
                 settings[name] = str(carried)
-        recipe = catalog.build(manifest.job["recipe"], settings)
-        recipe.load_state_dict(checkpoint.read_recipe(folder))
-        return cls.from_weights(recipe, checkpoint.read_model(folder), device=torch.device(device))
+        recipe = catalog.build(source.facts.job["recipe"], settings)
+        recipe.load_state_dict(source.recipe_state())
+        return cls.from_weights(recipe, source.weights(), device=torch.device(device))
 
     @classmethod
     def from_weights(

@@ -7,7 +7,7 @@ in a folder and in a bucket. An object is written whole and read in ranges; what
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -35,6 +35,14 @@ class StoreError(GenDistError):
         self.num_attempts = num_attempts
 
 
+class MissingError(StoreError):
+    """There is no such object, or no such folder."""
+
+
+class ConflictError(StoreError):
+    """A conditional write that was not done: the object is not what the writer believed it to be."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     """One object as listed."""
@@ -52,8 +60,9 @@ class ObjectInfo:
 class Store(Protocol):
     """The objects below one URL. Stores pickle, and may be used by several threads at once.
 
-    Every method raises StoreError. A `version` given to a read must be that of the object as it is now: what changed
-    since it was listed is an error, never a mixture.
+    Every method raises StoreError: MissingError for an object that is not there, ConflictError for a condition that
+    does not hold. A `version` given to a read must be that of the object as it is now: what changed since it was listed
+    is an error, never a mixture. A write that has returned survives a loss of power.
     """
 
     @property
@@ -100,8 +109,19 @@ class Store(Protocol):
         """Copies a file of this machine of any size into the store, as `write` does."""
         ...
 
+    def write_stream(self, name: str, pieces: Iterable[memoryview], *, size_bytes: int) -> ObjectInfo:
+        """Writes an object of `size_bytes` from pieces (bytes, contiguous) as they come, as `write` does.
+
+        Holds a few tens of MB of them at most. Nothing is to be seen of an object whose pieces do not add up.
+        """
+        ...
+
     def delete(self, name: str) -> None:
         """Removes an object; one that is not there is fine."""
+        ...
+
+    def enforces_conditions(self) -> bool:
+        """Whether two conditional writes at the same time exclude each other here; found out by writing something."""
         ...
 
 
@@ -122,6 +142,11 @@ def checked_name(name: str, *, url: str) -> str:
     if not parts or name != "/".join(parts) or ".." in parts or parts[0] == "/":
         raise StoreError(f"{url}: {name!r} is no name of an object; write folder/name, without '..' or a '/' in front")
     return name
+
+
+def wrong_length(url: str, *, seen_bytes: int, size_bytes: int) -> StoreError:
+    """The error of a stream whose pieces do not add up."""
+    return StoreError(f"{url}: not written, its pieces are {seen_bytes} bytes and not {size_bytes}; retry", url=url)
 
 
 def sorted_matches(infos: Sequence[ObjectInfo], pattern: str) -> list[ObjectInfo]:

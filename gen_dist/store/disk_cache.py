@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -101,8 +101,14 @@ class CachedStore:
     def write_file(self, name: str, path: Path) -> ObjectInfo:
         return self._store.write_file(name, path)
 
+    def write_stream(self, name: str, pieces: Iterable[memoryview], *, size_bytes: int) -> ObjectInfo:
+        return self._store.write_stream(name, pieces, size_bytes=size_bytes)
+
     def delete(self, name: str) -> None:
         self._store.delete(name)
+
+    def enforces_conditions(self) -> bool:
+        return self._store.enforces_conditions()
 
     def _path(self, name: str, version: str, start: int, end: int) -> Path:
         key = "\0".join((self.url, name, version, str(start), str(end)))

@@ -2,6 +2,8 @@
 
 A write goes to a file of its own beside the target, named `.NAME.*.part`, and is moved into place whole. A killed
 writer leaves such a file behind: no listing shows it, and the next write of the same object removes it after an hour.
+File and folder are synchronised with the disk before a write returns: an object that is there is there whole, also
+after a loss of power.
 """
 
 from __future__ import annotations
@@ -13,11 +15,21 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gen_dist.store.base import CHANGED, ObjectInfo, StoreError, checked_name, fill, sorted_matches
+from gen_dist.store.base import (
+    CHANGED,
+    ConflictError,
+    MissingError,
+    ObjectInfo,
+    StoreError,
+    checked_name,
+    fill,
+    sorted_matches,
+    wrong_length,
+)
 from gen_dist.store.stats import StoreStats
 
 PART = ".part"
@@ -46,9 +58,12 @@ class LocalStore:
         return {**self.__dict__, "stats": StoreStats()}  # a copy counts what it does itself
 
     def list(self, pattern: str) -> list[ObjectInfo]:
-        if not self._folder.is_dir():
-            seen = "is a file" if self._folder.exists() else "does not exist"
-            raise StoreError(f"{self.url}: the folder {seen}; write the folder that holds the shards", url=self.url)
+        for wrong, seen, kind in (
+            (self._folder.is_file(), "is a file", StoreError),
+            (not self._folder.exists(), "does not exist", MissingError),
+        ):
+            if wrong:
+                raise kind(f"{self.url}: the folder {seen}; write the folder that holds the shards", url=self.url)
         infos = []
         for path in self._folder.glob(pattern):
             with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
@@ -96,11 +111,31 @@ class LocalStore:
             )
         return self._publish(name, lambda part: _copy(path, part), if_version=None)
 
+    def write_stream(self, name: str, pieces: Iterable[memoryview], *, size_bytes: int) -> ObjectInfo:
+        def fill(part: Path) -> None:
+            seen_bytes = 0
+            with part.open("xb", buffering=0) as file:
+                for piece in pieces:
+                    seen_bytes += len(piece)
+                    while len(piece):
+                        piece = piece[file.write(piece) :]
+            if seen_bytes != size_bytes:
+                raise wrong_length(f"{self.url}/{name}", seen_bytes=seen_bytes, size_bytes=size_bytes)
+
+        return self._publish(name, fill, if_version=None)
+
     def delete(self, name: str) -> None:
+        target = self._writable(name)
         try:
-            self._writable(name).unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty, or another's turn: like a bucket, we keep no empty folders
+                for folder in list(target.parents)[: len(Path(name).parts) - 1]:
+                    folder.rmdir()
         except OSError as error:
             raise self._error(name, error) from error
+
+    def enforces_conditions(self) -> bool:
+        return True
 
     def _opened(self, name: str, *, version: str, buffering: int) -> BinaryIO:
         try:
@@ -119,10 +154,15 @@ class LocalStore:
         target = self._writable(name)
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PART}")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             _remove_stale(target)
             try:
-                fill(part)
+                try:
+                    fill(part)
+                except FileNotFoundError:  # the folder was empty, and removed with its last object (see `delete`)
+                    _make_folder(target.parent)
+                    fill(part)
+                _sync(part)
                 with _locked(target.parent, needed=bool(if_version)):
                     self._check(name, target, if_version)
                     info = self._info(name, _made_newer(part, target))
@@ -130,6 +170,7 @@ class LocalStore:
                         os.link(part, target)  # unlike a rename, fails where the object is there by now
                     else:
                         part.replace(target)
+                    _sync(target.parent)
             finally:
                 part.unlink(missing_ok=True)
         except FileExistsError as error:
@@ -162,12 +203,15 @@ class LocalStore:
 
     def _refusal(self, name: str, why: str) -> StoreError:
         url = f"{self.url}/{name}"
-        return StoreError(f"{url}: not written, {why}; another process writes it: read it again, then decide", url=url)
+        return ConflictError(
+            f"{url}: not written, {why}; another process writes it: read it again, then decide", url=url
+        )
 
     def _error(self, name: str, error: OSError) -> StoreError:
         url = f"{self.url}/{name}"
         remedy = REMEDIES.get(error.errno or 0, "check that this worker sees the folder")
-        return StoreError(f"{url}: {error.strerror or error}; {remedy}", url=url)
+        kind = MissingError if isinstance(error, FileNotFoundError) else StoreError
+        return kind(f"{url}: {error.strerror or error}; {remedy}", url=url)
 
 
 def _same_size(one: str, other: str) -> bool:
@@ -184,6 +228,29 @@ def _remove_stale(target: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > STALE_S:
                 path.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, each of them durably."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file and no folder") from None
+    _sync(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot do so for a folder
+            raise
+    finally:
+        os.close(handle)
 
 
 def _literal(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -10,7 +11,7 @@ from gen_dist.store.base import ObjectInfo, StoreError, checked_name, literal_he
 from gen_dist.store.s3_connection import S3Connection
 from gen_dist.store.s3_faults import Retries
 from gen_dist.store.s3_read import BODY_PIECE_BYTES, ObjectStream, Reception, version_of
-from gen_dist.store.s3_write import put, put_file
+from gen_dist.store.s3_write import enforces_conditions, put, put_file, put_stream
 from gen_dist.store.stats import StoreStats
 
 __all__ = ["Retries", "S3Store"]
@@ -93,6 +94,12 @@ class S3Store:
 
     def write_file(self, name: str, path: Path) -> ObjectInfo:
         return put_file(self._connection, checked_name(name, url=self.url), path)
+
+    def write_stream(self, name: str, pieces: Iterable[memoryview], *, size_bytes: int) -> ObjectInfo:
+        return put_stream(self._connection, checked_name(name, url=self.url), pieces, size_bytes=size_bytes)
+
+    def enforces_conditions(self) -> bool:
+        return enforces_conditions(self._connection)
 
     def delete(self, name: str) -> None:
         key = self._connection.key(checked_name(name, url=self.url))

@@ -22,8 +22,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from gen_dist.store.base import StoreError
-from gen_dist.store.s3_faults import FAULTS, Retries, explain, is_passing, refused
+from gen_dist.store.base import MissingError, StoreError
+from gen_dist.store.s3_faults import FAULTS, Retries, explain, is_missing, is_passing, refused
 from gen_dist.store.stats import StoreStats
 
 NUM_CONNECTIONS = 16
@@ -107,9 +107,8 @@ class S3Connection:
                 if (remedy and not is_passing(error)) or attempt >= self.retries.num_attempts:
                     tries = "1 attempt" if num_tries == 1 else f"{num_tries} attempts"
                     remedy = remedy or "the store is overloaded or faulty; try again later"
-                    raise StoreError(
-                        f"{what}: {reason} ({tries}); {remedy}", url=url, num_attempts=num_tries
-                    ) from error
+                    kind = MissingError if is_missing(error) else StoreError
+                    raise kind(f"{what}: {reason} ({tries}); {remedy}", url=url, num_attempts=num_tries) from error
                 self.stats.add(num_retries=1)
                 time.sleep(self.retries.wait_s(attempt))
 

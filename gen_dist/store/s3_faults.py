@@ -71,6 +71,11 @@ def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def is_missing(error: Exception) -> bool:
+    """Whether the bucket is there and the object is not."""
+    return isinstance(error, ClientError) and error.response.get("Error", {}).get("Code", "") in ("NoSuchKey", "404")
+
+
 def is_passing(error: Exception) -> bool:
     """Whether the same request may well succeed a little later."""
     if isinstance(error, ClientError):

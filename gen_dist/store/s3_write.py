@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
+import uuid
 from base64 import b64encode
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from gen_dist.store.base import ObjectInfo, StoreError
+from gen_dist.store.base import ConflictError, ObjectInfo, StoreError, wrong_length
 from gen_dist.store.s3_connection import S3Connection
 from gen_dist.store.s3_faults import status_of
 from gen_dist.store.s3_read import SIZE_AND_TIME, version_of
@@ -25,6 +29,7 @@ from gen_dist.store.s3_read import SIZE_AND_TIME, version_of
 PART_BYTES = 16 << 20  # larger files go in parts of this size
 MAX_PARTS = 10_000  # S3's limit
 NUM_PART_THREADS = 4
+REFUSED = (304, 412)  # older MinIO answers a condition that does not hold with 304
 
 
 def head(connection: S3Connection, name: str) -> ObjectInfo | None:
@@ -67,7 +72,7 @@ def put(connection: S3Connection, name: str, data: bytes, *, if_version: str | N
         try:
             return str(connection.call("put_object", **request).get("ETag", ""))
         except ClientError as error:
-            if if_version is None or status_of(error) != 412:
+            if if_version is None or status_of(error) not in REFUSED:
                 raise
             if num_tries > 1 and _holds(connection, name, data):
                 return ""  # an earlier try was done, and its answer lost
@@ -85,25 +90,56 @@ def put_file(connection: S3Connection, name: str, path: Path) -> ObjectInfo:
     size_bytes = path.stat().st_size
     if size_bytes <= PART_BYTES:
         return put(connection, name, path.read_bytes(), if_version=None)
-    upload = _Upload(connection, name, path, size_bytes)
+    upload = _Upload(connection, name, size_bytes)
+    return upload.run(
+        partial(_part_of, path, start, min(upload.part_bytes, size_bytes - start))
+        for start in range(0, size_bytes, upload.part_bytes)
+    )
+
+
+def put_stream(connection: S3Connection, name: str, pieces: Iterable[memoryview], *, size_bytes: int) -> ObjectInfo:
+    """An object of known size from pieces as they come; a reader sees all of it or nothing."""
+    if size_bytes <= PART_BYTES:
+        data = b"".join(pieces)
+        if len(data) != size_bytes:
+            raise wrong_length(f"{connection.url}/{name}", seen_bytes=len(data), size_bytes=size_bytes)
+        return put(connection, name, data, if_version=None)
+    upload = _Upload(connection, name, size_bytes)
+    return upload.run(partial(bytes, part) for part in _joined(pieces, upload.part_bytes))
+
+
+def enforces_conditions(connection: S3Connection) -> bool:
+    """Whether the server looks at If-None-Match: it is asked to make one object twice."""
+    name = f".conditions-{uuid.uuid4().hex}"
+    url = f"{connection.url}/{name}"
+
+    def step() -> bool:
+        try:
+            connection.call("put_object", Key=connection.key(name), Body=b"", IfNoneMatch="*")
+        except ClientError as error:
+            if status_of(error) in REFUSED:
+                return True
+            raise
+        return False
+
     try:
-        upload.send_parts()
-        etag = upload.complete()
-    except BaseException:
-        upload.abort()
-        raise
-    return _written(connection, name, size_bytes, etag=etag)
+        first = connection.retrying(step, what=f"{url}: trying a conditional write", url=url)
+        return first or connection.retrying(step, what=f"{url}: trying a conditional write", url=url)
+    finally:
+        with contextlib.suppress(StoreError):
+            connection.retrying(
+                lambda: connection.call("delete_object", Key=connection.key(name)), what=f"{url}: deleting", url=url
+            )
 
 
 class _Upload:
     """An upload in parts."""
 
-    def __init__(self, connection: S3Connection, name: str, path: Path, size_bytes: int) -> None:
-        self._connection, self._path, self._size_bytes = connection, path, size_bytes
+    def __init__(self, connection: S3Connection, name: str, size_bytes: int) -> None:
+        self._connection, self._size_bytes = connection, size_bytes
         self._name, self._key, self._url = name, connection.key(name), f"{connection.url}/{name}"
         smallest = -(-size_bytes // MAX_PARTS)
-        self._part_bytes = max(PART_BYTES, -(-smallest // (1 << 20)) * (1 << 20))
-        self._num_parts = -(-size_bytes // self._part_bytes)
+        self.part_bytes = max(PART_BYTES, -(-smallest // (1 << 20)) * (1 << 20))
         answer = connection.retrying(
             lambda: connection.call("create_multipart_upload", Key=self._key),
             what=f"{self._url}: starting an upload",
@@ -112,23 +148,42 @@ class _Upload:
         self._id = answer["UploadId"]
         self._etags: dict[int, str] = {}
 
-    def send_parts(self) -> None:
-        with ThreadPoolExecutor(NUM_PART_THREADS, thread_name_prefix="gen-dist-upload") as pool:
-            sent = [pool.submit(self._send, number) for number in range(self._num_parts)]
-            done, waiting = wait(sent, return_when=FIRST_EXCEPTION)
-            for part in waiting:
-                part.cancel()
-            for part in done:
-                part.result()
+    def run(self, parts: Iterable[Callable[[], bytes]]) -> ObjectInfo:
+        """Sends the parts, each got where it is sent, and makes the object. Ends the upload where that fails."""
+        try:
+            self._send_all(parts)
+            etag = self._complete()
+        except BaseException:
+            self._abort()
+            raise
+        return _written(self._connection, self._name, self._size_bytes, etag=etag)
 
-    def _send(self, number: int) -> None:
-        start = number * self._part_bytes
-        with self._path.open("rb") as file:
-            file.seek(start)
-            data = file.read(self._part_bytes)
-        if len(data) != min(self._part_bytes, self._size_bytes - start):
-            raise StoreError(f"{self._path}: it shrank while it was uploaded; write it first, then upload it")
+    def _send_all(self, parts: Iterable[Callable[[], bytes]]) -> None:
+        room, has_failed = threading.Semaphore(NUM_PART_THREADS + 1), threading.Event()
+
+        def send(number: int, part: Callable[[], bytes]) -> int:
+            try:
+                return self._send(number, part())
+            except BaseException:
+                has_failed.set()
+                raise
+            finally:
+                room.release()
+
+        with ThreadPoolExecutor(NUM_PART_THREADS, thread_name_prefix="gen-dist-upload") as pool:
+            sent = []
+            for number, part in enumerate(parts):
+                room.acquire()
+                if has_failed.is_set():
+                    break
+                sent.append(pool.submit(send, number, part))
+            seen_bytes = sum(one.result() for one in sent)
+        if seen_bytes != self._size_bytes:
+            raise wrong_length(self._url, seen_bytes=seen_bytes, size_bytes=self._size_bytes)
+
+    def _send(self, number: int, data: bytes) -> int:
         request = {"Key": self._key, "UploadId": self._id, "PartNumber": number + 1}
+        start = number * self.part_bytes
         answer = self._connection.retrying(
             lambda: self._connection.call("upload_part", Body=data, ContentMD5=_md5(data), **request),
             what=f"{self._url}: writing bytes {start}-{start + len(data) - 1}",
@@ -136,10 +191,11 @@ class _Upload:
         )
         self._connection.stats.add(sent_bytes=len(data))
         self._etags[number] = answer["ETag"]
+        return len(data)
 
-    def complete(self) -> str:
+    def _complete(self) -> str:
         """Makes the object of the parts; its ETag, "" where the answer with it was lost."""
-        parts = [{"PartNumber": number + 1, "ETag": self._etags[number]} for number in range(self._num_parts)]
+        parts = [{"PartNumber": number + 1, "ETag": self._etags[number]} for number in sorted(self._etags)]
         num_tries = 0
 
         def step() -> str:
@@ -157,13 +213,37 @@ class _Upload:
 
         return self._connection.retrying(step, what=f"{self._url}: completing the upload", url=self._url)
 
-    def abort(self) -> None:
+    def _abort(self) -> None:
         with contextlib.suppress(StoreError):  # the fault that led here is the one to report
             self._connection.retrying(
                 lambda: self._connection.call("abort_multipart_upload", Key=self._key, UploadId=self._id),
                 what=f"{self._url}: ending the upload",
                 url=self._url,
             )
+
+
+def _part_of(path: Path, start: int, size_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(size_bytes)
+    if len(data) != size_bytes:
+        raise StoreError(f"{path}: it shrank while it was uploaded; write it first, then upload it")
+    return data
+
+
+def _joined(pieces: Iterable[memoryview], part_bytes: int) -> Iterator[bytearray]:
+    """The same bytes in parts of `part_bytes`, the last one shorter."""
+    part = bytearray()
+    for piece in pieces:
+        while len(piece):
+            room = part_bytes - len(part)
+            part += piece[:room]
+            piece = piece[room:]
+            if len(part) == part_bytes:
+                yield part
+                part = bytearray()
+    if part:
+        yield part
 
 
 def _written(connection: S3Connection, name: str, size_bytes: int, *, etag: str) -> ObjectInfo:
@@ -185,7 +265,7 @@ def _holds(connection: S3Connection, name: str, data: bytes) -> bool:
 
 
 def _refused(url: str, why: str) -> StoreError:
-    return StoreError(f"{url}: not written, {why}; another process writes it: read it again, then decide", url=url)
+    return ConflictError(f"{url}: not written, {why}; another process writes it: read it again, then decide", url=url)
 
 
 def _md5(data: bytes) -> str:

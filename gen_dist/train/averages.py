@@ -7,14 +7,14 @@ learned from, or the average would remember its random start.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from gen_dist.train.engines import Engines, GroupEngine
-from gen_dist.train.masters import local_masters, num_steps, set_weights, whole_weights
+from gen_dist.train.masters import local_masters, num_steps, whole_weights
 
 RAMP_UP = 0.05  # of the images that a group has learned from: StyleGAN2-ADA's ema_rampup
 
@@ -33,7 +33,7 @@ class Averages:
         self._half_life_images = half_life_images
         self._batch_images = batch_images
         wanted = [name for name, member in engines.items() if member.group.average and half_life_images > 0]
-        self._parts = {name: [part.clone() for part in local_masters(engines[name])] for name in wanted}
+        self._parts = {name: [part.detach().clone() for part in local_masters(engines[name])] for name in wanted}
         self._steps = {name: num_steps(engines[name]) for name in wanted}
 
     def update(self, name: str) -> None:
@@ -55,14 +55,14 @@ class Averages:
         with self._swapped(member):
             yield from whole_weights(member)
 
-    def restore(self, name: str, averaged: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
-        """Take back an average from a checkpoint; the engine ends with its `live` weights."""
-        member = self._engines[name]
+    def local(self, name: str) -> list[Tensor]:
+        """The averages of this rank's masters, in their order; none where the group keeps no average."""
+        return self._parts.get(name, [])
+
+    def resume(self, name: str) -> None:
+        """Go on from averages and an engine that were read from a checkpoint."""
         if name in self._parts:
-            set_weights(member, averaged)
-            self._parts[name] = [part.clone() for part in local_masters(member)]
-            self._steps[name] = num_steps(member)
-        set_weights(member, live)
+            self._steps[name] = num_steps(self._engines[name])
 
     @contextmanager
     def _swapped(self, member: GroupEngine) -> Iterator[None]:

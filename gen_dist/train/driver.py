@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gen_dist import checkpoint
+from gen_dist.checkpoint import begin_attempt, note_base
 from gen_dist.data.sequential import Unindexed, check_unindexed, find_unindexed
 from gen_dist.data.source import Data, check_data
 from gen_dist.job import arithmetic
@@ -17,8 +17,11 @@ from gen_dist.job.load import resolve
 from gen_dist.job.spec import DataSpec, JobSpec, MixSpec
 from gen_dist.recipes import catalog
 from gen_dist.registry.record import Status
+from gen_dist.registry.runs import RESOLVED, checkpoint_store, newest, newest_images
 from gen_dist.registry.secrets import without_secrets
 from gen_dist.registry.tracker import Tracker
+from gen_dist.sample.trained import Trained
+from gen_dist.store import Store
 from gen_dist.train.launch import launch
 from gen_dist.train.provenance import versions
 from gen_dist.train.report import Event
@@ -41,7 +44,8 @@ class Outcome:
     finished: bool
     """False where it was asked to stop before its end."""
     run_folder: Path
-    checkpoint: Path | None
+    checkpoint: str | None
+    """Address of the newest one."""
     sample_grid: Path | None
     published: Published | None
     """The registered model; None where the run did not finish, or MLflow did not take it."""
@@ -50,16 +54,21 @@ class Outcome:
     """The signal that ended it early."""
 
 
-def train(job: JobSpec, *, watch: Watch) -> Outcome:
+def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
     """Run a job to its end, or until Ctrl-C or SIGTERM; `watch` hears every event, in this process.
+
+    With `fresh` it starts over: checkpoints that are there count no more.
 
     Raises: GenDistError, from the checks or as the workers raised it; TrainingFailedError for any other of theirs.
     """
     job = _placed(job)
     folder = Path(arithmetic.run_folder(job))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "job.resolved.json").write_text(json.dumps(without_secrets(resolve(job)), indent=2) + "\n")
+    (folder / RESOLVED).write_text(json.dumps(without_secrets(resolve(job)), indent=2) + "\n")
     data, heldout = _data(job, watch)
+    store = checkpoint_store(job)
+    if fresh:
+        note_base(store, begin_attempt(store), None)
     tracker = Tracker(job, run_folder=folder, facts={"data_digest": data.digest, "versions": versions()})
     tracker.start()
 
@@ -70,17 +79,17 @@ def train(job: JobSpec, *, watch: Watch) -> Outcome:
     status: Status = "FAILED"
     signalled = None
     try:
-        if _images(folder) < arithmetic.images_at_end(job):
+        if newest_images(store) < arithmetic.images_at_end(job):
             signalled = launch(job, folder=folder, train=data, heldout=heldout, watch=hear)
-        finished = _images(folder) >= arithmetic.images_at_end(job)
+        finished = newest_images(store) >= arithmetic.images_at_end(job)
         status = "FINISHED" if finished else "KILLED"
         tracker.wait(TRACKING_WAIT_S)
-        published = _publish(job, folder, tracker, watch) if finished else None
+        published = _publish(job, store, tracker, watch) if finished else None
     finally:
         tracker.finish(status, TRACKING_WAIT_S)
         if tracker.trouble:
             watch({"kind": "warning", "text": f"{tracker.trouble}; the run itself is whole in {folder}"})
-    return _outcome(folder, finished, published, tracker.run_id, signalled)
+    return _outcome(folder, store, finished, published, tracker.run_id, signalled)
 
 
 def _placed(job: JobSpec) -> JobSpec:
@@ -119,36 +128,32 @@ def _data(job: JobSpec, watch: Watch) -> tuple[Data | Unindexed, Data | Unindexe
     return data, heldout
 
 
-def _publish(job: JobSpec, folder: Path, tracker: Tracker, watch: Watch) -> Published | None:
+def _publish(job: JobSpec, store: Store, tracker: Tracker, watch: Watch) -> Published | None:
     """Register the newest checkpoint. Trouble of the registry is said, and the run is whole without it."""
-    newest = checkpoint.newest(folder / "checkpoints")
-    assert newest is not None
+    found = newest(store)
+    assert found is not None
     watch({"kind": "publishing"})
     from gen_dist.registry.publish import publish  # imports MLflow, which a run must not wait for at its start
 
     prompts = job.train.prompts[:PUBLISHED_PROMPTS] or [""]
     uri = arithmetic.tracking_uri(job)
     try:
-        return publish(job, newest, run_id=tracker.run_id, tracking_uri=uri, sample_prompts=prompts)
+        return publish(job, Trained(found), run_id=tracker.run_id, tracking_uri=uri, sample_prompts=prompts)
     except GenDistError as error:
         watch({"kind": "warning", "text": str(error)})
         return None
 
 
-def _images(folder: Path) -> int:
-    newest = checkpoint.newest(folder / "checkpoints")
-    return checkpoint.read_manifest(newest).images if newest else 0
-
-
 def _outcome(
-    folder: Path, finished: bool, published: Published | None, run_id: str | None, signalled: int | None
+    folder: Path, store: Store, finished: bool, published: Published | None, run_id: str | None, signalled: int | None
 ) -> Outcome:
     grids = sorted((folder / "samples").glob("images-*.png"))
+    found = newest(store)
     return Outcome(
-        images=_images(folder),
+        images=found.manifest.images if found is not None else 0,
         finished=finished,
         run_folder=folder,
-        checkpoint=checkpoint.newest(folder / "checkpoints"),
+        checkpoint=found.url if found is not None else None,
         sample_grid=grids[-1] if grids else None,
         published=published,
         mlflow_run=run_id,

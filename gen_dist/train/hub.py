@@ -11,18 +11,37 @@ from typing import Any
 
 import ray
 
+from gen_dist.checkpoint import CheckpointError
 from gen_dist.train.report import Event
 
 MOST_EVENTS = 4096  # that wait for a driver which does not look: the oldest go first
 
 
+class SupersededError(CheckpointError):
+    """Another worker group has taken over: this one must end."""
+
+    def __init__(self, message: str, *, attempt: int = 0) -> None:
+        super().__init__(message)
+        self.attempt = attempt
+        """Number of this worker group."""
+
+
 class Hub:
-    """State of the actor: events not yet taken, the wish to stop, and the error that ends the run."""
+    """State of the actor: events not yet taken, the wish to stop, the newest worker group, the error that ends all."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._stop = False
         self._failure: BaseException | None = None
+        self._attempt = 0
+
+    def begin(self, attempt: int) -> None:
+        """A worker group has begun, with this number of its run's store."""
+        self._attempt = max(self._attempt, attempt)
+
+    def is_superseded(self, attempt: int) -> bool:
+        """Whether a newer group of this driver has begun."""
+        return self._attempt > attempt
 
     def put(self, event: Event) -> None:
         """Leave an event."""

@@ -97,7 +97,7 @@ def _in_order(parts: Sequence[Sequence[BadSample]]) -> list[BadSample]:
     return sorted((bad for part in parts for bad in part), key=lambda bad: bad.position)
 
 
-def check_same_reading(state: Mapping[str, Any], *, streams: bool, where: Path) -> None:
+def check_same_reading(state: Mapping[str, Any], *, streams: bool, where: str) -> None:
     """That a run goes on as it began, with an index or, where it `streams`, without. Raises: CheckpointError."""
     streamed = state.get("plan") == STREAMED
     if state and streamed != streams:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gen_dist.checkpoint import CheckpointError
 from gen_dist.data.buckets import Size, image_sizes
 from gen_dist.data.errors import DataError
@@ -33,7 +31,7 @@ def bucket_sizes(job: JobSpec, recipe: Recipe) -> list[Size]:
     return found
 
 
-def check_kept(plan: Plan, job: JobSpec, *, where: Path) -> None:
+def check_kept(plan: Plan, job: JobSpec, *, where: str) -> None:
     """That a run may go on with the buckets that its checkpoint keeps. Raises: CheckpointError."""
     if bool(plan.buckets) != job.data.aspect_buckets:
         then, now = (str(value).lower() for value in (bool(plan.buckets), job.data.aspect_buckets))

@@ -1,22 +1,30 @@
-"""A run's whole state to a checkpoint and back, at any world size: weights, averages, moments, recipe state, clock."""
+"""A run's whole state to a checkpoint and back, at any world size: weights, averages, moments, recipe state, clock.
+
+What a checkpoint holds beside the fragments of the engines (`fragments.py`):
+  recipe/NAME   state of the recipe that no network holds
+  facts         resolved job, steps of each group, checksums of the data and of frozen networks, versions, and of the
+                stream: how samples are shuffled and what was used of them
+Random numbers are drawn from counters, so there is no generator to keep.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from gen_dist import checkpoint
+from gen_dist.checkpoint import Checkpoint, CheckpointError, Piece, read_recipe
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
+from gen_dist.nets.autoencoder import weights_digest
 from gen_dist.recipes.contract import Clock, Recipe
 from gen_dist.registry.secrets import without_secrets
+from gen_dist.train import fragments
 from gen_dist.train.averages import Averages
 from gen_dist.train.collective import Team
 from gen_dist.train.engines import Engines
-from gen_dist.train.masters import MOMENTS, num_steps, set_moments, whole_moments, whole_weights
+from gen_dist.train.masters import num_steps, whole_fixed
 from gen_dist.train.provenance import versions
 
 
@@ -26,88 +34,76 @@ def model_weights(engines: Engines, averages: Averages) -> dict[str, Tensor]:
     for name, member in engines.items():
         for key, value in averages.whole(name):
             weights[key.removeprefix("nets.")] = value.detach().clone()
-        for key, value in member.box.named_buffers():
-            weights[key.removeprefix("nets.")] = value.detach().clone()
+        for key, value in whole_fixed(member):
+            weights[key.removeprefix("nets.")] = value
     return weights
 
 
-def save(
-    folder: Path,
-    clock: Clock,
-    *,
-    job: JobSpec,
-    recipe: Recipe,
-    engines: Engines,
-    averages: Averages,
-    team: Team,
-    data_digest: str,
-    stream: Mapping[str, Any],
-) -> Path | None:
-    """Write a checkpoint (the leading worker; the path is None on the others). Collective."""
-    model = model_weights(engines, averages)
-    training: dict[str, Tensor] = {}
+def pieces(engines: Engines, averages: Averages, recipe: Recipe, *, team: Team) -> list[Piece]:
+    """What this worker writes to a checkpoint; nothing is copied yet."""
+    found = []
     for name, member in engines.items():
-        for key, value in whole_weights(member):
-            training[f"weight/{name}/{key}"] = value.detach().clone()
-        for key, moment, value in whole_moments(member):
-            training[f"{moment}/{name}/{key}"] = value.detach().clone()
-    if not team.leads:
-        team.wait()
-        return None
-    writer = checkpoint.CheckpointWriter(folder, images=clock.images)
-    writer.tensors("model", model)
-    writer.tensors("training", training)
-    writer.tensors("recipe", recipe.state_dict())
-    path = writer.commit(
-        {
-            "images": clock.images,
-            "step": clock.step,
-            "job": without_secrets(resolve(job)),
-            "group_steps": {name: num_steps(member) for name, member in engines.items()},
-            "data_digest": data_digest,
-            "versions": versions(),
-            "stream": dict(stream),
-        }
-    )
-    checkpoint.keep_newest(folder, job.run.keep_checkpoints)
-    team.wait()
-    return path
+        found += fragments.pieces(member, averages.local(name), rank=team.rank, size=team.size)
+    if team.leads:
+        for key, value in recipe.state_dict().items():
+            found.append(Piece(f"recipe/{key}", tuple(value.shape), 0, value.flatten()))
+    return found
 
 
-def restore(
-    path: Path, *, job: JobSpec, recipe: Recipe, engines: Engines, averages: Averages, data_digest: str
-) -> Clock:
-    """Put a checkpoint into fresh engines. Every worker reads it. Raises: CheckpointError where it does not fit."""
-    manifest = checkpoint.read_manifest(path)
-    _must_fit(path, manifest, job=job, data_digest=data_digest)
-    model, training = checkpoint.read_model(path), checkpoint.read_training(path)
-    for name, member in engines.items():
-        live = {key: training[f"weight/{name}/{key}"] for key in member.parameters}
-        steps = manifest.group_steps[name]
-        if steps > 0:
-            moments = {(key, moment): training[f"{moment}/{name}/{key}"] for key in live for moment in MOMENTS}
-            set_moments(member, moments, steps=steps)
-        averages.restore(name, {key: model[key.removeprefix("nets.")] for key in live}, live)
-        for key, buffer in member.box.named_buffers():
-            buffer.copy_(model[key.removeprefix("nets.")])
-    recipe.load_state_dict(checkpoint.read_recipe(path))
-    return Clock(images=manifest.images, step=manifest.step)
+def facts(
+    *, job: JobSpec, engines: Engines, frozen: Mapping[str, str], data_digest: str, stream: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What else the checkpoint keeps, as JSON can hold it. `frozen`: as `frozen_digests` gives it."""
+    return {
+        "job": without_secrets(resolve(job)),
+        "group_steps": {name: num_steps(member) for name, member in engines.items()},
+        "zero_stages": {name: member.stage for name, member in engines.items()},
+        "frozen": dict(frozen),
+        "data_digest": data_digest,
+        "versions": versions(),
+        "stream": dict(stream),
+    }
 
 
-def _must_fit(path: Path, manifest: checkpoint.Manifest, *, job: JobSpec, data_digest: str) -> None:
-    """Whether a run may go on from this checkpoint under this job."""
-    now: dict[str, Any] = resolve(job)
+def frozen_digests(frozen: Mapping[str, nn.Module]) -> dict[str, str]:
+    """sha256 of each network that is used and never trained: a checkpoint names them and does not hold them."""
+    return {name: weights_digest(net.state_dict()) for name, net in frozen.items()}
+
+
+def check_fits(checkpoint: Checkpoint, *, job: JobSpec, frozen: Mapping[str, str], data_digest: str) -> None:
+    """Whether a run may go on from this checkpoint under this job. Raises: CheckpointError."""
+    kept, now = checkpoint.manifest.facts, resolve(job)
+    where = checkpoint.url
     for key in ("recipe", "model", "seed"):
-        if manifest.job[key] != now[key]:
-            changed = _first_difference(key, manifest.job[key], now[key])
-            raise checkpoint.CheckpointError(
-                f"{path}: written with {changed}; give the job another name to start afresh, or put the old value back"
+        if kept["job"][key] != now[key]:
+            changed = _first_difference(key, kept["job"][key], now[key])
+            raise CheckpointError(
+                f"{where}: written with {changed}; give the job another name to start afresh, or put the old value back"
             )
-    if manifest.data_digest != data_digest:
-        raise checkpoint.CheckpointError(
-            f"{path}: written on data {manifest.data_digest[:12]}, data.url now holds {data_digest[:12]}; give the job"
+    for name, digest in frozen.items():
+        if kept["frozen"].get(name, digest) != digest:
+            raise CheckpointError(
+                f"{where}: written with {name} of sha256 {kept['frozen'][name][:12]}, it is now {digest[:12]}; put the"
+                " frozen network back, or give the job another name to start afresh"
+            )
+    if kept["data_digest"] != data_digest:
+        raise CheckpointError(
+            f"{where}: written on data {kept['data_digest'][:12]}, data.url now holds {data_digest[:12]}; give the job"
             " another name to train on other data"
         )
+
+
+def restore(checkpoint: Checkpoint, *, recipe: Recipe, engines: Engines, averages: Averages) -> Clock:
+    """Put a checkpoint into fresh engines; each worker reads its own part. Collective.
+
+    Raises: CheckpointError where it does not fit, StoreError.
+    """
+    steps = checkpoint.manifest.facts["group_steps"]
+    for name, member in engines.items():
+        fragments.restore(member, averages.local(name), checkpoint, steps=steps[name])
+        averages.resume(name)
+    recipe.load_state_dict(read_recipe(checkpoint))
+    return Clock(images=checkpoint.manifest.images, step=checkpoint.manifest.step)
 
 
 def _first_difference(key: str, then: Any, now: Any) -> str:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.train
 
-from gen_dist import checkpoint
 from gen_dist.data.order import Plan
 from gen_dist.data.sequential import SequentialStream, Unindexed
 from gen_dist.data.source import Data, open_stream
@@ -25,14 +20,20 @@ from gen_dist.job.load import load_resolved
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, Recipe
-from gen_dist.train.hub import StopSignal
+from gen_dist.registry.runs import checkpoint_store
+from gen_dist.train.hub import StopSignal, SupersededError
 from gen_dist.train.process import prepare
 from gen_dist.train.report import Report, Reporter, silent
 from gen_dist.train.sizes import bucket_sizes, check_kept
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from gen_dist.checkpoint import Checkpoint
+    from gen_dist.store import Store
+    from gen_dist.train.averages import Averages
     from gen_dist.train.collective import Team
-    from gen_dist.train.ledger import Ledger
+    from gen_dist.train.engines import Engines
     from gen_dist.train.loop import Loop
 
 
@@ -57,6 +58,8 @@ def train_worker(config: dict[str, Any]) -> None:
     try:
         _train(assignment)
     except GenDistError as error:
+        if isinstance(error, SupersededError) and ray.get(assignment.hub.is_superseded.remote(error.attempt)):
+            return  # this run goes on in a newer worker group of the same driver, which gave this one up
         ray.get(assignment.hub.fail.remote(error))
         raise
 
@@ -66,11 +69,12 @@ def _train(assignment: Assignment) -> None:
     device = prepare(job)
     # after `prepare`: DeepSpeed looks at the environment when it is first imported
     from gen_dist.train.collective import Team
+    from gen_dist.train.committer import from_any_thread
 
     team = Team(device)
     report: Report = silent
     if team.leads:
-        report = Reporter(assignment.run_folder / "events.jsonl", assignment.hub.put.remote)
+        report = from_any_thread(Reporter(assignment.run_folder / "events.jsonl", assignment.hub.put.remote))
     with build_loop(assignment, job, team=team, report=report) as loop:
         clock = loop.run()
     report("end", images=clock.images)
@@ -78,43 +82,41 @@ def _train(assignment: Assignment) -> None:
 
 @contextmanager
 def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Report) -> Iterator[Loop]:
-    """The loop of this worker with all its parts, where the newest checkpoint left it. Its streams close with it."""
-    from gen_dist.train import state
-    from gen_dist.train.averages import Averages
-    from gen_dist.train.engines import Engines
+    """The loop of this worker with all its parts, where the newest checkpoint left it. Its streams close with it.
+
+    What it began to write is committed when the context is left without an error.
+    """
+    from gen_dist.train import recovery, state
+    from gen_dist.train.committer import Committer
     from gen_dist.train.feed import Feed
-    from gen_dist.train.ledger import Ledger, check_same_reading
+    from gen_dist.train.ledger import Ledger
     from gen_dist.train.loop import Loop
     from gen_dist.train.studio import Studio
 
-    recipe = catalog.build(job.recipe, job.model)
-    networks = {name: net.to(team.device) for name, net in recipe.networks().items()}
-    frozen = {name: net.to(team.device).eval().requires_grad_(False) for name, net in recipe.frozen().items()}
-    engines = Engines(recipe.groups(), networks, job)
-    averages = Averages(
-        engines, half_life_images=job.train.ema_half_life_images, batch_images=job.train.global_batch_images
-    )
-    parts: dict[str, Any] = {"job": job, "recipe": recipe, "engines": engines, "averages": averages}
-    clock, found = Clock(images=0, step=0), checkpoint.newest(_checkpoints(assignment))
-    kept = checkpoint.read_manifest(found).stream if found is not None else {}
-    if found is not None:
-        check_same_reading(kept, streams=isinstance(assignment.train, Unindexed), where=found)
-        clock = state.restore(found, **parts, data_digest=assignment.train.digest)
-    plan = _plan(job, recipe, assignment.train)
-    if found is not None and kept and plan is not None:
-        plan = Plan(**kept["plan"])
-        check_kept(plan, job, where=found)
+    store = checkpoint_store(job)
+    attempt = recovery.begin(store, team=team, report=report)
+    if team.leads:
+        ray.get(assignment.hub.begin.remote(attempt))
+    parts, frozen = _build(job, team)
+    recipe, digests = parts["recipe"], recovery.led(team, lambda: state.frozen_digests(frozen))
+    where = _pick_up(assignment, store, attempt, team=team, report=report, frozen=digests, **parts)
+    clock, plan, kept, found = where.clock, where.plan, where.stream, where.found
     ledger = Ledger(plan, team=team, max_bad_share=job.data.max_bad_share, folder=assignment.run_folder, state=kept)
-    report("start", images=clock.images, resumed_from=str(found or ""), workers=team.size, **_sizes(engines))
+    begun = {"attempt": attempt, "resumed_from": found.url if found else "", "workers": team.size}
+    report("start", images=clock.images, **begun, **_sizes(parts["engines"]))
+    commit = Committer(
+        store,
+        attempt,
+        **parts,
+        parent=found.name if found else None,
+        frozen=digests,
+        data_digest=assignment.train.digest,
+        ledger=ledger,
+        team=team,
+        report=report,
+    )
 
-    with ExitStack() as streams:
-        share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images}
-        train = _open(job, recipe, assignment.train, plan, **share)
-        streams.callback(train.close)
-        heldout = None
-        if assignment.heldout is not None:
-            heldout = _open(job, recipe, assignment.heldout, None)
-            streams.callback(heldout.close)
+    with _opened(assignment, job, recipe, plan, team=team, clock=clock) as (train, heldout):
         studio = Studio(
             job,
             recipe=recipe,
@@ -125,7 +127,7 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
             folder=assignment.run_folder / "samples",
             report=report,
         )
-        yield Loop(
+        loop = Loop(
             **parts,
             ledger=ledger,
             feed=Feed(train, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=team.device),
@@ -133,13 +135,85 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
             team=team,
             clock=clock,
             report=report,
-            commit=partial(_commit, assignment, team=team, report=report, ledger=ledger, **parts),
+            commit=commit,
             should_stop=StopSignal(assignment.hub),
         )
+        with commit.seen_through():
+            yield loop
 
 
-def _checkpoints(assignment: Assignment) -> Path:
-    return assignment.run_folder / "checkpoints"
+def _build(job: JobSpec, team: Team) -> tuple[dict[str, Any], dict[str, nn.Module]]:
+    """The job with its recipe, engines and averages, all fresh; and the networks that are used and never trained."""
+    from gen_dist.train.averages import Averages
+    from gen_dist.train.engines import Engines
+
+    recipe = catalog.build(job.recipe, job.model)
+    networks = {name: net.to(team.device) for name, net in recipe.networks().items()}
+    frozen = {name: net.to(team.device).eval().requires_grad_(False) for name, net in recipe.frozen().items()}
+    engines = Engines(recipe.groups(), networks, job)
+    averages = Averages(
+        engines, half_life_images=job.train.ema_half_life_images, batch_images=job.train.global_batch_images
+    )
+    return {"job": job, "recipe": recipe, "engines": engines, "averages": averages}, frozen
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where a worker group goes on."""
+
+    clock: Clock
+    plan: Plan | None
+    """How samples are shuffled; None where they are streamed without an index."""
+    stream: Mapping[str, Any]
+    """What the checkpoint keeps of them."""
+    found: Checkpoint | None
+
+
+def _pick_up(
+    assignment: Assignment,
+    store: Store,
+    attempt: int,
+    *,
+    job: JobSpec,
+    recipe: Recipe,
+    engines: Engines,
+    averages: Averages,
+    frozen: Mapping[str, str],
+    team: Team,
+    report: Report,
+) -> _Where:
+    """The newest checkpoint, put into the engines; or the beginning. Collective. Raises: CheckpointError."""
+    from gen_dist.train import recovery, state
+    from gen_dist.train.ledger import check_same_reading
+
+    plan = _plan(job, recipe, assignment.train)
+    found = recovery.recover(store, attempt, team=team, report=report)
+    if found is None:
+        return _Where(Clock(images=0, step=0), plan, {}, None)
+    kept = found.manifest.facts["stream"]
+    check_same_reading(kept, streams=isinstance(assignment.train, Unindexed), where=found.url)
+    state.check_fits(found, job=job, frozen=frozen, data_digest=assignment.train.digest)
+    if kept and plan is not None:
+        plan = Plan(**kept["plan"])
+        check_kept(plan, job, where=found.url)
+    clock = state.restore(found, recipe=recipe, engines=engines, averages=averages)
+    return _Where(clock, plan, kept, found)
+
+
+@contextmanager
+def _opened(
+    assignment: Assignment, job: JobSpec, recipe: Recipe, plan: Plan | None, *, team: Team, clock: Clock
+) -> Iterator[tuple[Stream | SequentialStream, Stream | SequentialStream | None]]:
+    """Training and held-out samples."""
+    with ExitStack() as streams:
+        share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images}
+        train = _open(job, recipe, assignment.train, plan, **share)
+        streams.callback(train.close)
+        heldout = None
+        if assignment.heldout is not None:
+            heldout = _open(job, recipe, assignment.heldout, None)
+            streams.callback(heldout.close)
+        yield train, heldout
 
 
 def _open(
@@ -164,32 +238,5 @@ def _plan(job: JobSpec, recipe: Recipe, data: Data | Unindexed) -> Plan | None:
     )
 
 
-def _commit(
-    assignment: Assignment, now: Clock, *, team: Team, report: Report, ledger: Ledger, **parts: Any
-) -> Path | None:
-    """Write a checkpoint, and say so to the watcher and to Ray. Every worker must call it."""
-    from gen_dist.train import state
-
-    stream = ledger.commit(now)
-    path = state.save(
-        _checkpoints(assignment), now, **parts, team=team, data_digest=assignment.train.digest, stream=stream
-    )
-    if path is not None:
-        report("checkpoint", images=now.images, path=str(path))
-    _point_ray_to(path, now)
-    return path
-
-
 def _sizes(engines: Any) -> dict[str, Any]:
     return {"parameters": {name: member.num_parameters for name, member in engines.items()}}
-
-
-def _point_ray_to(path: Path | None, clock: Clock) -> None:
-    """Tell Ray of a checkpoint: only a pointer, since Ray deletes what it holds. Every worker must call it."""
-    metrics = {"images": clock.images}
-    if path is None:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "pointer.json").write_text(json.dumps({"checkpoint": str(path)}))
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))

@@ -19,16 +19,13 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from mlflow import MlflowClient
 from mlflow.models import Model as MlflowModel
 from PIL import Image
 
-from gen_dist import checkpoint
 from gen_dist.job import arithmetic
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
-from gen_dist.recipes import catalog
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.export import export
 from gen_dist.registry.find import find_model
@@ -36,6 +33,8 @@ from gen_dist.registry.publish import Published, publish
 from gen_dist.registry.tracker import Tracker
 from gen_dist.sample.grid import png
 from gen_dist.sample.model import Model
+from gen_dist.sample.trained import Trained
+from tests.support.models import write_model
 
 SECRET = "hunter2"
 FACTS = {"data_digest": "d" * 64, "versions": {"torch": "2.13"}, "num_samples": 1870}
@@ -63,19 +62,10 @@ def make_job(home: Path, name: str, **changes: Any) -> JobSpec:
     return JobSpec.model_validate({**raw, **changes})
 
 
-def write_checkpoint(job: JobSpec, images: int) -> Path:
+def write_checkpoint(job: JobSpec, images: int) -> Trained:
     """A model that was never trained, for nothing here looks at its images."""
-    recipe = catalog.build(job.recipe, job.model)
-    torch.manual_seed(images)
-    weights = {
-        f"{name}.{key}": value for name, net in recipe.networks().items() for key, value in net.state_dict().items()
-    }
-    writer = checkpoint.CheckpointWriter(Path(arithmetic.run_folder(job)) / "checkpoints", images=images)
-    writer.tensors("model", weights)
-    writer.tensors("training", {"weight/denoiser/x": torch.zeros(1000)})
-    writer.tensors("recipe", recipe.state_dict())
-    facts = {"images": images, "step": images // 64, "group_steps": {}, "data_digest": "d" * 64, "versions": {}}
-    return writer.commit({**facts, "job": resolve(job)})
+    folder = Path(arithmetic.run_folder(job)) / "checkpoints"
+    return Trained(write_model(folder, resolve(job), images=images, seed=images))
 
 
 def metrics(images: int, value: float, at_s: float = 1_000.0) -> dict[str, Any]:
@@ -120,7 +110,7 @@ class Twice:
 
     job: JobSpec
     uri: str
-    checkpoints: list[Path]
+    checkpoints: list[Trained]
     published: list[Published]
     run_id: str
 
@@ -286,7 +276,7 @@ def test_the_second_model_is_version_2_and_the_latest(twice: Twice, client: Mlfl
 
 
 def test_the_model_says_what_it_takes_and_holds_no_pickle(twice: Twice) -> None:
-    folder = find_model("models:/small/1", tracking_uri=twice.uri).parents[1]
+    folder = Path(find_model("models:/small/1", tracking_uri=twice.uri).place).parents[1]
     info = MlflowModel.load(str(folder))
     assert info.signature.inputs.input_names() == ["prompt"]
     assert info.signature.outputs.input_names() == ["png"]
@@ -298,22 +288,25 @@ def test_the_model_says_what_it_takes_and_holds_no_pickle(twice: Twice) -> None:
 
 
 def test_a_model_is_found_by_every_name_it_has(twice: Twice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = twice.checkpoints[0].parents[1]
-    assert find_model(str(run)) == find_model(str(run / "checkpoints")) == twice.checkpoints[1]
-    assert find_model(str(twice.checkpoints[0])) == twice.checkpoints[0]
+    newest = twice.checkpoints[1].place
+    run = Path(newest).parents[1]
+    assert find_model(str(run)).place == find_model(str(run / "checkpoints")).place == newest
+    assert find_model(twice.checkpoints[0].place).place == twice.checkpoints[0].place
     exported = export(twice.checkpoints[0], tmp_path / "exported")
-    assert find_model(str(exported)) == exported
+    assert find_model(str(exported)).place == str(exported)
     by_version = find_model("models:/small/1", tracking_uri=twice.uri)
-    assert checkpoint.read_manifest(by_version).images == 64
-    assert checkpoint.read_manifest(find_model("models:/small@latest", tracking_uri=twice.uri)).images == 128
+    assert by_version.facts.images == 64
+    assert find_model("models:/small@latest", tracking_uri=twice.uri).facts.images == 128
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(run.parents[1])
-    assert find_model("models:/small/1").resolve() == by_version.resolve()  # runs/mlflow.db of the current folder
+    assert (
+        Path(find_model("models:/small/1").place).resolve() == Path(by_version.place).resolve()
+    )  # runs/mlflow.db of the current folder
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RegistryError, match="set MLFLOW_TRACKING_URI"):
         find_model("models:/small/1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", twice.uri)
-    assert find_model("models:/small/1") == by_version
+    assert find_model("models:/small/1").place == by_version.place
 
 
 @pytest.mark.parametrize(
@@ -335,7 +328,7 @@ def test_a_model_is_found_by_every_name_it_has(twice: Twice, tmp_path: Path, mon
 def test_a_name_that_leads_nowhere_says_what_to_write(
     name: str, remedy: str, twice: Twice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = twice.checkpoints[0].parents[3]
+    home = Path(twice.checkpoints[0].place).parents[3]
     (home / "runs" / "nothing-yet" / "checkpoints").mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(home)
     with pytest.raises(RegistryError, match=remedy) as refused:
@@ -383,18 +376,18 @@ def test_a_server_takes_the_run_and_the_model_and_gives_it_back(
     job = make_job(tmp_path, "remote", tracking={"uri": server, "registered_model": "drawer"})
     its = tracked(job, [metrics(64, 0.5), samples(64)])
     run_id = run_id_of(its)
-    path = write_checkpoint(job, 64)
-    published = publish(job, path, run_id=run_id, tracking_uri=server, sample_prompts=PROMPTS)
+    source = write_checkpoint(job, 64)
+    published = publish(job, source, run_id=run_id, tracking_uri=server, sample_prompts=PROMPTS)
     assert published.alias_uri == "models:/drawer@latest"
     client = MlflowClient(server, registry_uri=server)
     assert len(client.list_artifacts(run_id, "images")) == 2
     found = find_model(published.alias_uri, tracking_uri=server)
-    assert found.is_relative_to(tmp_path / "cache")
-    assert np.array_equal(Model.load(found).draw(PROMPTS), Model.load(path).draw(PROMPTS))
-    assert find_model(published.uri, tracking_uri=server) == found
+    assert Path(found.place).is_relative_to(tmp_path / "cache")
+    assert np.array_equal(Model.load(found).draw(PROMPTS), Model.load(source).draw(PROMPTS))
+    assert find_model(published.uri, tracking_uri=server).place == found.place
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setattr(sys, "path", list(sys.path))  # MLflow puts the model's code there
     table = mlflow.pyfunc.load_model(published.uri).predict(pd.DataFrame({"prompt": PROMPTS}), params={"seed": 3})
     drawn = [np.asarray(Image.open(io.BytesIO(image))) for image in table["png"]]
-    assert np.array_equal(drawn, Model.load(path).draw(PROMPTS, seed=3))
+    assert np.array_equal(drawn, Model.load(source).draw(PROMPTS, seed=3))
     assert not (Path(os.getcwd()) / "mlruns").exists()

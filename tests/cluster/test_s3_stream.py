@@ -11,11 +11,11 @@ import mlflow
 import pytest
 import torch
 
-from gen_dist import checkpoint
 from gen_dist.cli.app import main
 from gen_dist.data.errors import DataError
 from gen_dist.data.source import data_digest, open_stream
 from gen_dist.job.spec import DataSpec, S3Spec
+from gen_dist.registry.find import find_model
 from gen_dist.store import StoreError, open_store
 from tests.support import cli
 from tests.support.fault_proxy import run_fault_proxy
@@ -174,9 +174,7 @@ def test_a_run_on_a_rough_network_that_shrinks_is_proved_and_names_what_it_could
         code, output = running.end()
         assert code == 128 + signal.SIGINT, output
         assert "gen-dist train job.toml" in output, "what to type to go on"
-        newest = checkpoint.newest(run / "checkpoints")
-        assert newest is not None
-        stopped_images = checkpoint.read_manifest(newest).images
+        stopped_images = find_model(str(run)).facts.images
         keys = [f"train.total_images={stopped_images + 160}", "cluster.num_workers=1"]
         done = cli.report("train", "job.toml", *[word for key in keys for word in ("--set", key)], cwd=tmp_path)
         capsys.readouterr()
@@ -190,7 +188,7 @@ def test_a_run_on_a_rough_network_that_shrinks_is_proved_and_names_what_it_could
     assert [epoch["used_once"] for epoch in proof["epochs"]] == [60] * (images // 60) + [images % 60] * (
         images % 60 > 0
     )
-    bad = checkpoint.read_manifest(tmp_path / done["checkpoint"]).stream["bad"]
+    bad = find_model(str(tmp_path / done["checkpoint"])).facts.stream["bad"]
     assert [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()] == bad
     assert {entry["key"] for entry in bad} == {"000033"}
     assert images // 60 <= len(bad) == sum(epoch["unreadable"] for epoch in proof["epochs"]) <= images // 60 + 1

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_dist import checkpoint
 from gen_dist.cli.app import main
+from gen_dist.registry.find import find_model
+from gen_dist.sample.trained import Trained
 from tests.support import cli
 from tests.support.gateway import run_gateway
 from tests.support.text_models import write_text_model
@@ -46,7 +47,7 @@ def test_a_job_ends_with_a_grid_a_checkpoint_and_a_registered_model(home: Path, 
     assert finished["finished"]
     assert finished["images"] == 320
     assert finished["model_alias"] == "models:/smoke-latent-diffusion@latest"
-    assert (home / finished["checkpoint"] / "model.safetensors").exists()
+    assert (home / finished["checkpoint"] / "MANIFEST.json").exists()
     with Image.open(home / finished["sample_grid"]) as grid:
         assert np.asarray(grid).std() > 10, "a grid of one colour"
 
@@ -131,10 +132,10 @@ def test_a_run_on_latents_in_a_bucket_and_a_pretrained_text_encoder_ends_with_a_
         settings = words(*SHORT, *ON_LATENTS, *s3, "model.text_encoder=clip")
         done = cli.report("train", DIFFUSION, *settings, cwd=tmp_path, env=gateway.environment)
     assert done["finished"]
-    manifest = checkpoint.read_manifest(tmp_path / done["checkpoint"])
-    assert manifest.group_steps == {"denoiser": 12}
-    weights = checkpoint.read_model(tmp_path / done["checkpoint"])
-    assert not [name for name in weights if name.startswith(("encoder.", "decoder.", "text."))]
+    found = find_model(str(tmp_path / done["checkpoint"]))
+    assert isinstance(found, Trained)
+    assert found.checkpoint.manifest.facts["group_steps"] == {"denoiser": 12}
+    assert not [name for name in found.weights() if name.startswith(("encoder.", "decoder.", "text."))]
     first.rename(tmp_path / "elsewhere")
     (tmp_path / "clip").rename(tmp_path / "gone")
     cli.report("sample", done["model_alias"], "red apple", "-o", "apple.png", cwd=tmp_path)

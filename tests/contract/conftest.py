@@ -47,8 +47,10 @@ class Trainings:
     def __call__(self, recipe: str, **changes: Any) -> Trained:
         key = repr((recipe, sorted(changes.items())))
         if key not in self._done:
-            case = small_case(recipe, folder=self._folder / str(len(self._done)), **changes)
-            self._done[key] = Trained(case, self._ranks.run(distributed.train, case), case.folder)
+            folder = self._folder / str(len(self._done))
+            folder.mkdir()
+            case = small_case(recipe, folder=folder, **changes)
+            self._done[key] = Trained(case, self._ranks.run(distributed.train, case), folder)
         return self._done[key]
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from gen_dist.checkpoint import open_checkpoint
 from gen_dist.recipes.contract import Clock
+from gen_dist.store import open_store
 from gen_dist.train.process import prepare
 from tests.contract.cases import Case, build, stream
 
@@ -24,9 +26,10 @@ def train(case: Case) -> dict[str, Any]:
     """
     job = case.job
     device = prepare(job)
-    from gen_dist.train import state
+    from gen_dist.train import recovery, state
     from gen_dist.train.averages import Averages
     from gen_dist.train.collective import Team
+    from gen_dist.train.committer import Committer
     from gen_dist.train.engines import Engines
     from gen_dist.train.feed import Feed
     from gen_dist.train.ledger import Ledger
@@ -42,33 +45,24 @@ def train(case: Case) -> dict[str, Any]:
     )
     clock = Clock(images=0, step=0)
     if case.resume is not None:
-        clock = state.restore(
-            case.resume, job=job, recipe=recipe, engines=engines, averages=averages, data_digest=DIGEST
-        )
+        checkpoint = open_checkpoint(open_store(str(case.resume.parent)), case.resume.name)
+        state.check_fits(checkpoint, job=job, frozen={}, data_digest=DIGEST)
+        clock = state.restore(checkpoint, recipe=recipe, engines=engines, averages=averages)
     metrics: list[dict[str, Any]] = []
 
     def report(kind: str, **facts: Any) -> None:
         if kind == "metrics":
             metrics.append(facts["metrics"])
 
-    def commit(now: Clock) -> Path | None:
-        if case.folder is None:
-            return None
-        return state.save(
-            case.folder,
-            now,
-            job=job,
-            recipe=recipe,
-            engines=engines,
-            averages=averages,
-            team=team,
-            data_digest=DIGEST,
-            stream={},
-        )
-
     data = stream(job, recipe)
     ledger = Ledger(data.order.plan, team=team, max_bad_share=1.0)
     parts = {"job": job, "recipe": recipe, "team": team, "report": report}
+    commit = None
+    if case.folder is not None:
+        store = open_store(str(case.folder))
+        attempt = recovery.begin(store, team=team, report=report)
+        held = {"engines": engines, "averages": averages, "ledger": ledger, "data_digest": DIGEST}
+        commit = Committer(store, attempt, parent=None, frozen={}, **parts, **held)
     Loop(
         **parts,
         engines=engines,
@@ -77,9 +71,11 @@ def train(case: Case) -> dict[str, Any]:
         feed=Feed(data, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=device),
         studio=Studio(**parts, frozen={}, train=data, heldout=data, folder=Path(tempfile.mkdtemp())),
         clock=clock,
-        commit=commit,
+        commit=commit or (lambda now: None),
         should_stop=lambda: False,
     ).run()
+    if commit is not None:
+        commit.finish()
     weights = {
         f"{name}/{key.removeprefix('nets.')}": _array(value)
         for name, member in engines.items()

@@ -17,6 +17,9 @@ BENCHMARKS = {
     "stream-ceiling": "tests.speed.stream.ceiling",
     "stream-latents": "tests.speed.stream.latents",
     "stream-resume": "tests.speed.stream.resume",
+    "checkpoint-blocking": "tests.speed.checkpoint.blocking",
+    "checkpoint-total": "tests.speed.checkpoint.total",
+    "resume": "tests.speed.checkpoint.resume",
 }
 
 

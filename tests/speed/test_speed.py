@@ -50,7 +50,16 @@ def test_a_benchmark_ends_with_one_line_of_json() -> None:
 
 def test_every_benchmark_is_listed() -> None:
     listed = [line.partition(": ")[0] for line in speed("--list").stdout.splitlines()]
-    assert listed == ["train-overhead", "stream-vs-peers", "stream-ceiling", "stream-latents", "stream-resume"]
+    assert listed == [
+        "train-overhead",
+        "stream-vs-peers",
+        "stream-ceiling",
+        "stream-latents",
+        "stream-resume",
+        "checkpoint-blocking",
+        "checkpoint-total",
+        "resume",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +72,15 @@ def test_the_stream_is_measured_from_a_real_server(arguments: list[str], unit: s
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["ratio"] == pytest.approx(found[f"ours_{unit}"] / found[f"theirs_{unit}"])
     assert list(found["cases"]) == arguments[-1:]
+
+
+@pytest.mark.parametrize("name", ["checkpoint-blocking", "resume"])
+def test_a_checkpoint_is_measured_against_deepspeeds_own(name: str, scratch: Path) -> None:
+    done = speed(name, "--json", "--tiny", "--only", "zero-1", scratch=scratch)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["ratio"] == pytest.approx(found["ours_s"] / found["theirs_s"])
+    assert list(found["cases"]) == ["zero-1"]
 
 
 def test_the_ratio_is_that_of_the_quickest_peer() -> None:

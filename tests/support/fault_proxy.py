@@ -20,7 +20,9 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+from botocore.exceptions import ClientError
 
 from tests.support.gateway import Gateway
 
@@ -29,6 +31,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "proxy-
 SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
+REFUSED = b"<?xml version='1.0'?><Error><Code>PreconditionFailed</Code><Message>It does not hold.</Message></Error>"
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class FaultProxy:
     """`requests`, methods, and faults by name, since the start."""
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     """(method, path with query, Range) of each request, in the order of arrival."""
+    conditional: bool = False
+    """Looks at If-None-Match and If-Match of a PUT, as AWS does and the gateway does not."""
     before_request: Callable[[str, str], None] | None = None
     """Called with method and path before a request is forwarded: the place to change an object under a reader."""
 
@@ -103,6 +108,8 @@ class _Server(ThreadingHTTPServer):
         target = urlsplit(gateway.endpoint_url)
         self.target = (target.hostname or "", target.port or 80)
         self.proxy = FaultProxy(replace(gateway, endpoint_url=f"http://127.0.0.1:{self.server_port}"), plan)
+        self.one_conditional_put = threading.Lock()
+        self.client = gateway.client()
         self._lock = threading.Lock()
         self._num_seen: collections.Counter[tuple[str, str, str]] = collections.Counter()
 
@@ -136,7 +143,15 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.server.proxy.before_request is not None:
             self.server.proxy.before_request(self.command, self.path)
-        answer = self._asked(body)
+        conditions = {name: self.headers[name] for name in ("If-None-Match", "If-Match") if name in self.headers}
+        if self.server.proxy.conditional and self.command == "PUT" and conditions:
+            with self.server.one_conditional_put:
+                if not self._holds(conditions):
+                    self._answer(412, {"Content-Type": "application/xml"}, REFUSED)
+                    return
+                answer = self._asked(body)
+        else:
+            answer = self._asked(body)
         if fault == "lose":
             answer.read()
             self._break(reset=True)
@@ -144,6 +159,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._relay(answer, fault, where)
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _forward  # noqa: N815
+
+    def _holds(self, conditions: dict[str, str]) -> bool:
+        """Whether the object is as the conditions of a PUT say: none, or one with this ETag."""
+        bucket, _, key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
+        try:
+            etag = self.server.client.head_object(Bucket=bucket, Key=key)["ETag"]
+        except ClientError:
+            return "If-None-Match" in conditions
+        return conditions.get("If-Match") == etag
 
     def _asked(self, body: bytes) -> http.client.HTTPResponse:
         """The server's answer to this very request."""

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gen_dist.checkpoint import CheckpointWriter
 from gen_dist.cli.app import main
 from gen_dist.data.audit import Epoch, Kept, Proof, fingerprint, kept, prove
 from gen_dist.data.buckets import Bucketed
@@ -22,6 +21,7 @@ from gen_dist.data.source import find_data
 from gen_dist.data.stream import OrderLike
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
+from tests.support.models import write_checkpoint
 from tests.support.shards import write_shards
 
 PLAN = Plan(num_lanes=2, window=7, run=4)
@@ -185,16 +185,12 @@ def written(shards: Path, folder: Path, *, change: Callable[[dict[str, Any]], ob
     data = find_data(job.data)
     found = used(data.order(seed=4, plan=PLAN), (16, 48))
     facts: dict[str, Any] = {
-        "images": 48,
-        "step": 3,
         "job": resolve(job),
-        "group_steps": {},
         "data_digest": data.digest,
-        "versions": {},
         "stream": {"plan": asdict(PLAN), "audit": [list(entry) for entry in found.audit], "bad": [{"position": 21}]},
     }
     change(facts)
-    CheckpointWriter(folder, images=48).commit(facts)
+    write_checkpoint(folder, images=48, step=3, facts=facts)
     return folder.parent
 
 
@@ -208,7 +204,7 @@ def test_the_command_says_what_it_proved(run: Path, capsys: pytest.CaptureFixtur
     ]
     assert lines[3].split()[1:] == ["2", "(under", "way)", "20", "8", "0", "0", "0"]
     assert lines[4].startswith("proved     each sample once an epoch: 48 images in 2 commits (")
-    assert main(["data", "audit", str(run / "checkpoints" / "images-000000000048"), "--json"]) == 0
+    assert main(["data", "audit", str(run / "checkpoints" / "images-000000000048.a000001"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["holds"], facts["images"], facts["num_segments"], facts["num_unreadable"]) == (True, 48, 2, 1)
     assert [epoch["used_once"] for epoch in facts["epochs"]] == [20, 20, 8]
@@ -229,7 +225,7 @@ def test_other_data_than_the_runs_is_one_line(run: Path, capsys: pytest.CaptureF
     write_shards(run.parent / "shards", num_samples=21, per_shard=10)
     assert main(["data", "audit", str(run)]) == 2
     error = capsys.readouterr().err
-    assert "images-000000000048: the run learned from data " in error
+    assert "images-000000000048.a000001: the run learned from data " in error
     assert "data.url now holds " in error
     assert "; put the shards back as they were" in error
     assert error.count("\n") == 1

@@ -277,11 +277,11 @@ def test_data_without_sizes_and_jobs_that_cannot_have_buckets_are_told_so(folder
 
 def test_a_checkpoint_holds_the_buckets_and_their_batch(tmp_path: Path, photographs: Bucketed) -> None:
     job = job_of("ddpm", {})
-    check_kept(replace(photographs.plan, bucket_batch=BATCH), job, where=tmp_path)
+    check_kept(replace(photographs.plan, bucket_batch=BATCH), job, where=str(tmp_path))
     with pytest.raises(CheckpointError, match=r"batches of 192 images, and train.global_batch_images is 12; put 192"):
-        check_kept(photographs.plan, job, where=tmp_path)
+        check_kept(photographs.plan, job, where=str(tmp_path))
     with pytest.raises(CheckpointError, match=r"written with data.aspect_buckets=false, the job now says true"):
-        check_kept(Plan(1, 1, 1), job, where=tmp_path)
+        check_kept(Plan(1, 1, 1), job, where=str(tmp_path))
 
 
 def job_of(recipe: str, model: dict[str, object]) -> JobSpec:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from gen_dist import checkpoint
 from gen_dist.data.derived import Derivation
 from gen_dist.data.errors import DataError
 from gen_dist.data.index import find_index
@@ -29,9 +28,12 @@ from gen_dist.nets.autoencoder import AutoencoderError
 from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, DeriveError
 from gen_dist.registry.export import export
+from gen_dist.registry.find import find_model
 from gen_dist.sample.derive import Outcome, derive
 from gen_dist.sample.model import Model
+from gen_dist.sample.source import Exported
 from gen_dist.store.local import LocalStore
+from tests.support import models
 from tests.support.shards import write_shards
 
 SETTINGS = {
@@ -49,18 +51,9 @@ NUM_SAMPLES = 26
 
 def write_model(folder: Path, *, seed: int = 0, images: int = 128, **changes: Any) -> Path:
     """A checkpoint with the random weights of `seed`."""
-    settings = {**SETTINGS, **changes}
-    recipe = catalog.build("latent_diffusion", settings)
-    torch.manual_seed(seed)
-    weights = {
-        f"{name}.{key}": value for name, net in recipe.networks().items() for key, value in net.state_dict().items()
-    }
-    writer = checkpoint.CheckpointWriter(folder, images=images)
-    writer.tensors("model", weights)
-    writer.tensors("recipe", recipe.state_dict())
-    job = {"name": "small", "recipe": "latent_diffusion", "model": recipe.settings.model_dump(mode="json")}
-    facts = {"images": images, "step": 2, "job": job, "group_steps": {}, "data_digest": "d" * 64, "versions": {}}
-    return writer.commit(facts)
+    settings = catalog.build("latent_diffusion", {**SETTINGS, **changes}).settings.model_dump(mode="json")
+    job = {"name": "small", "recipe": "latent_diffusion", "model": settings}
+    return Path(models.write_model(folder, job, images=images, seed=seed).url)
 
 
 def run(model: Path, source: Path, dest: Path, *, pattern: str = "*.tar", batch_images: int = 4) -> Outcome:
@@ -69,8 +62,9 @@ def run(model: Path, source: Path, dest: Path, *, pattern: str = "*.tar", batch_
     spec = DataSpec(url=str(source), fast_downscale=False)
     copied = ["json", "txt"]
     store = LocalStore(dest)
+    made_by = find_model(str(model))
     return derive(
-        model, index, store, spec=spec, copied=copied, batch_images=batch_images, tell=lambda done, total: None
+        made_by, index, store, spec=spec, copied=copied, batch_images=batch_images, tell=lambda done, total: None
     )
 
 
@@ -110,7 +104,7 @@ def opened(source: Path, derived: Path, model: Path, *, seed: int = 0, heldout: 
 
 def encoded(source: Path, model: Path, *, pattern: str = "train-*.tar") -> dict[int, np.ndarray]:
     """Sample number -> moments, straight from the encoder."""
-    loaded = Model.load(model)
+    loaded = Model.load(find_model(str(model)))
     fields = {"image": loaded.recipe.batch["image"]}
     spec = DataSpec(url=str(source), fast_downscale=False)
     with open_stream(spec, pattern=pattern, fields=fields, seed=0) as stream:
@@ -319,13 +313,13 @@ def test_an_export_carries_the_autoencoder(model: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(model, home)
     trained = write_model(tmp_path / "run", **settings_of(home))
-    drawn = Model.load(trained).draw(["a"], seed=1)
-    dest = export(trained, tmp_path / "export")
+    drawn = Model.load(find_model(str(trained))).draw(["a"], seed=1)
+    dest = export(find_model(str(trained)), tmp_path / "export")
     home.rename(tmp_path / "gone")
     assert np.array_equal(Model.load(dest).draw(["a"], seed=1), drawn)
-    assert np.array_equal(Model.load(export(dest, tmp_path / "again")).draw(["a"], seed=1), drawn)
+    assert np.array_equal(Model.load(export(Exported(dest), tmp_path / "again")).draw(["a"], seed=1), drawn)
     with pytest.raises(AutoencoderError, match=r"model.autoencoder='.*home': no checkpoint there; name the folder"):
-        Model.load(trained)
+        Model.load(find_model(str(trained)))
 
 
 def test_an_autoencoder_that_still_learns_is_refused(source: Path, tmp_path: Path) -> None:

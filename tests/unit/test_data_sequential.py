@@ -360,7 +360,7 @@ def test_the_ledger_keeps_that_there_is_nothing_to_prove(folder: Path) -> None:
 
 
 def test_a_run_goes_on_as_it_began() -> None:
-    here = Path("images-20")
+    here = "images-20"
     plan = {"plan": {"num_lanes": 1, "window": 1, "run": 1}, "audit": [], "bad": []}
     streamed = {**plan, "plan": {"kind": "sequential"}}
     check_same_reading({}, streams=True, where=here)

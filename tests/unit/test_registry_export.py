@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from gen_dist import checkpoint
 from gen_dist.recipes import catalog
 from gen_dist.registry.drawing_code import copy_drawing_code, drawing_modules
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.export import export
 from gen_dist.registry.secrets import without_secrets
 from gen_dist.sample.model import Model
+from gen_dist.sample.source import Exported, SourceError
+from gen_dist.sample.trained import Trained
+from tests.support.models import write_model
 
 SMALL = {
     "image_px": 32,
@@ -31,28 +32,17 @@ SMALL = {
 }
 
 
-def write(folder: Path, settings: dict[str, Any], *, uri: str = "") -> Path:
-    recipe = catalog.build("latent_diffusion", settings)
-    torch.manual_seed(0)
-    weights = {
-        f"{name}.{key}": value for name, net in recipe.networks().items() for key, value in net.state_dict().items()
-    }
-    writer = checkpoint.CheckpointWriter(folder, images=128)
-    writer.tensors("model", weights)
-    writer.tensors("training", {"weight/denoiser/x": torch.zeros(1000)})
-    writer.tensors("recipe", recipe.state_dict())
+def write(folder: Path, settings: dict[str, Any], *, uri: str = "") -> Trained:
     job = {"name": "small", "recipe": "latent_diffusion", "model": settings, "tracking": {"uri": uri}}
-    return writer.commit(
-        {"images": 128, "step": 2, "job": job, "group_steps": {}, "data_digest": "d" * 64, "versions": {}}
-    )
+    return Trained(write_model(folder, job, images=128))
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return write(tmp_path_factory.mktemp("run"), SMALL, uri="https://ann:hunter2@mlflow.example.org/")
 
 
-def test_an_export_draws_what_its_checkpoint_draws(source: Path, tmp_path: Path) -> None:
+def test_an_export_draws_what_its_checkpoint_draws(source: Trained, tmp_path: Path) -> None:
     dest = export(source, tmp_path / "model")
     prompts = ["red heart", "a cat"]
     drawn = Model.load(dest).draw(prompts, seed=3)
@@ -60,18 +50,18 @@ def test_an_export_draws_what_its_checkpoint_draws(source: Path, tmp_path: Path)
     assert np.array_equal(drawn, Model.load(source).draw(prompts, seed=3))
 
 
-def test_an_export_leaves_behind_what_only_training_needs(source: Path, tmp_path: Path) -> None:
+def test_an_export_leaves_behind_what_only_training_needs(source: Trained, tmp_path: Path) -> None:
     dest = export(source, tmp_path / "model")
     assert sorted(path.name for path in dest.iterdir()) == [
-        "checkpoint.json",
+        "model.json",
         "model.safetensors",
         "recipe.safetensors",
     ]
 
 
-def test_an_export_names_no_password(source: Path, tmp_path: Path) -> None:
+def test_an_export_names_no_password(source: Trained, tmp_path: Path) -> None:
     dest = export(source, tmp_path / "model")
-    assert b"hunter2" in (source / "checkpoint.json").read_bytes()
+    assert "hunter2" in source.facts.job["tracking"]["uri"]
     assert not [path for path in dest.iterdir() if b"hunter2" in path.read_bytes()]
 
 
@@ -90,24 +80,51 @@ def test_an_export_carries_its_text_encoder(tmp_path: Path) -> None:
     dest = export(source, tmp_path / "model")
     encoder.rename(tmp_path / "moved")
     assert np.array_equal(Model.load(dest).draw(["red heart"]), before)
-    again = export(dest, tmp_path / "again")
+    again = export(Exported(dest), tmp_path / "again")
     assert (again / "text_encoder" / "config.json").is_file()
     with pytest.raises(RegistryError, match=r"no such folder here; export where the run was trained, or copy"):
         export(source, tmp_path / "third")
     assert not (tmp_path / "third").exists()
 
 
-def test_an_export_never_replaces_a_folder(source: Path, tmp_path: Path) -> None:
+def test_an_export_never_replaces_a_folder(source: Trained, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(RegistryError, match="exists already; name a new folder"):
         export(source, tmp_path / "model")
 
 
-def test_half_a_checkpoint_is_not_exported(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "checkpoint.json").write_bytes((source / "checkpoint.json").read_bytes())
-    with pytest.raises(checkpoint.CheckpointError, match="safetensors: missing"):
-        export(tmp_path / "half", tmp_path / "model")
+def test_half_an_export_is_not_drawn_from(source: Trained, tmp_path: Path) -> None:
+    dest = export(source, tmp_path / "model")
+    (dest / "model.safetensors").unlink()
+    with pytest.raises(SourceError, match=r"model.safetensors: missing; export the model again"):
+        Model.load(dest)
+    (dest / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(SourceError, match=r"model.safetensors: unreadable .*; export the model again"):
+        Model.load(dest)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "unreadable"),
+        ("[]", "not of the format gen-dist-model-1"),
+        ('{"format": "gen-dist-checkpoint-1"}', "not of the format gen-dist-model-1"),
+        ('{"format": "gen-dist-model-1", "images": 1}', "data_digest.*of what it must say"),
+    ],
+)
+def test_facts_that_no_export_wrote_are_refused(source: Trained, tmp_path: Path, text: str, line: str) -> None:
+    dest = export(source, tmp_path / "model")
+    (dest / "model.json").write_text(text)
+    with pytest.raises(SourceError, match=line) as caught:
+        Exported(dest)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_export_is_exported_again(source: Trained, tmp_path: Path) -> None:
+    first = export(source, tmp_path / "first")
+    again = export(Exported(first), tmp_path / "again")
+    for path in first.iterdir():
+        assert (again / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("recipe", sorted(catalog.RECIPES))

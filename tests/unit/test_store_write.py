@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gen_dist.store import Store, StoreError, open_store
+from gen_dist.store import ConflictError, MissingError, Store, StoreError, open_store
 from gen_dist.store.local import LocalStore
 from gen_dist.store.s3 import S3Store
 from tests.support.gateway import Gateway, run_gateway
@@ -109,7 +109,7 @@ def test_an_object_that_shrank_is_no_end_of_the_object(store: Store) -> None:
 
 def test_only_if_absent_writes_once(store: Store) -> None:
     store.write("x", b"one", if_version="")
-    with pytest.raises(StoreError, match=r"x: not written, .*; another process writes it: read it again"):
+    with pytest.raises(ConflictError, match=r"x: not written, .*; another process writes it: read it again"):
         store.write("x", b"two", if_version="")
     assert store.read("x") == b"one"
 
@@ -121,7 +121,7 @@ def test_only_if_unchanged_writes_over_that_version_alone(store: Store) -> None:
         store.write("x", b"third", if_version=first.version)
     assert store.read("x", version=second.version) == b"second"
     store.delete("x")
-    with pytest.raises(StoreError, match="x: not written, it is gone"):
+    with pytest.raises(ConflictError, match="x: not written, it is gone"):
         store.write("x", b"third", if_version=second.version)
 
 
@@ -130,8 +130,9 @@ def test_a_deleted_object_is_gone_and_deleting_it_again_is_fine(store: Store) ->
     store.delete("x")
     store.delete("x")
     assert store.list("*") == []
-    with pytest.raises(StoreError, match="x: "):
-        store.read("x")
+    for read in (lambda: store.read("x"), lambda: store.stream("x").read(), lambda: store.open("x").read()):
+        with pytest.raises(MissingError, match="x: "):
+            read()
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1000, 40_000_000])
@@ -142,6 +143,43 @@ def test_a_file_of_any_size_is_copied_whole(store: Store, tmp_path: Path, size_b
     assert store.list("deep/*") == [info]
     assert store.read("deep/copy", version=info.version) == data
     assert store.stats.sent_bytes == size_bytes
+
+
+@pytest.mark.parametrize(("num_pieces", "piece_bytes"), [(0, 0), (3, 1000), (1, 40_000_000), (50, 1_000_003)])
+def test_a_stream_of_pieces_is_one_object(store: Store, num_pieces: int, piece_bytes: int) -> None:
+    pieces = [os.urandom(100) * (piece_bytes // 100) + bytes(piece_bytes % 100) for _ in range(num_pieces)]
+    size_bytes = num_pieces * piece_bytes
+    info = store.write_stream("deep/x", map(memoryview, pieces), size_bytes=size_bytes)
+    assert store.list("deep/*") == [info]
+    assert store.read("deep/x", version=info.version) == b"".join(pieces)
+    assert store.stats.sent_bytes == size_bytes
+
+
+@pytest.mark.parametrize("size_bytes", [100, 40_000_000])
+@pytest.mark.parametrize("wrong_bytes", [-1, 1])
+def test_a_stream_that_does_not_add_up_leaves_the_object_as_it_was(
+    store: Store, size_bytes: int, wrong_bytes: int
+) -> None:
+    store.write("x", b"old")
+    with pytest.raises(StoreError, match=r"x: not written, its pieces are .* bytes and not"):
+        store.write_stream("x", [memoryview(bytes(size_bytes))], size_bytes=size_bytes + wrong_bytes)
+    assert store.read("x") == b"old"
+    assert [info.name for info in store.list("*")] == ["x"]
+
+
+def test_a_stream_whose_source_fails_leaves_nothing(store: Store) -> None:
+    def pieces() -> Iterator[memoryview]:
+        yield memoryview(bytes(20_000_000))
+        raise ValueError("the source failed")
+
+    with pytest.raises(ValueError, match="the source failed"):
+        store.write_stream("x", pieces(), size_bytes=40_000_000)
+    assert store.list("*") == []
+
+
+def test_whether_a_condition_of_a_write_is_looked_at_is_found_out(store: Store) -> None:
+    assert store.enforces_conditions() == isinstance(store, LocalStore)  # this server ignores them
+    assert not isinstance(store, S3Store) or store.list("*") == []
 
 
 def test_a_file_that_is_not_there_is_named(store: Store, tmp_path: Path) -> None:
@@ -163,6 +201,37 @@ def test_what_was_received_and_sent_is_counted(store: Store) -> None:
     counts = store.stats.counts()
     assert (counts["received_bytes"], counts["sent_bytes"], counts["num_retries"]) == (350, 1000, 0)
     assert (counts["num_requests"] > 0) == isinstance(store, S3Store)
+
+
+def test_a_folder_keeps_no_empty_folders_as_a_bucket_has_none(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    store.write("a/b/c", b"")
+    store.write("a/d", b"")
+    store.delete("a/b/c")
+    assert [path.name for path in sorted((tmp_path / "store").rglob("*"))] == ["a", "d"]
+    store.delete("a/d")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_writers_and_removers_of_one_folder_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            store.write(f"deep/folder/{number}", b"")
+            store.delete(f"deep/folder/{number}")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    failed: list[object] = []
+    hook, threading.excepthook = threading.excepthook, failed.append
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        threading.excepthook = hook
+    assert failed == []
 
 
 def test_embedded_data_has_no_versions_and_is_not_written() -> None:

@@ -14,9 +14,9 @@ import typer
 from gen_dist.cli.data.options import Json
 
 if TYPE_CHECKING:
-    from gen_dist.checkpoint import Manifest
     from gen_dist.data.audit import Epoch
     from gen_dist.data.source import Data
+    from gen_dist.sample.source import ModelFacts
 
 MOST_LINES = 20  # of epochs and of segments, told in text; --json tells of all
 HEAD = ("source", "epoch", "samples", "once", "more", "missing", "unreadable")
@@ -34,28 +34,27 @@ def audit(
     and sizes; `gen-dist data verify` reads them), nor what the model made of them. An unreadable sample keeps its
     place with weight 0 and counts as used; its number is told. Exit code 1: the proof does not hold.
     """
-    from gen_dist import checkpoint
     from gen_dist.data import audit as audits
     from gen_dist.data.source import find_data
     from gen_dist.job.load import load_resolved
     from gen_dist.registry.find import find_model
 
-    folder = find_model(run)
-    manifest = checkpoint.read_manifest(folder)
-    kept = audits.kept(manifest.stream, where=str(folder))
-    job = load_resolved(manifest.job, origin=str(folder / "checkpoint.json"))
+    source = find_model(run)
+    found = source.facts
+    kept = audits.kept(found.stream, where=source.place)
+    job = load_resolved(found.job, origin=source.place)
     data = find_data(job.data)
-    _must_agree(str(folder), manifest, data)
+    _must_agree(source.place, found, data)
     order = data.order(seed=job.seed, plan=kept.plan)
-    with _bar(manifest.images, as_json=as_json) as progress:
+    with _bar(found.images, as_json=as_json) as progress:
         proof = audits.prove(
-            order, kept, sizes=[len(source) for source in data.sources], end=manifest.images, progress=progress
+            order, kept, sizes=[len(source) for source in data.sources], end=found.images, progress=progress
         )
     urls = [source.store_of(0).url for source in data.sources]
     facts = {
         "run": run,
-        "checkpoint": str(folder),
-        "images": manifest.images,
+        "checkpoint": source.place,
+        "images": found.images,
         "data_digest": data.digest,
         "holds": proof.holds,
         "epochs": [
@@ -71,12 +70,12 @@ def audit(
         raise typer.Exit(1)
 
 
-def _must_agree(where: str, manifest: Manifest, data: Data) -> None:
+def _must_agree(where: str, found: ModelFacts, data: Data) -> None:
     from gen_dist.data.errors import DataError
 
-    if manifest.data_digest != data.digest:
+    if found.data_digest != data.digest:
         raise DataError(
-            f"the run learned from data {manifest.data_digest[:12]}, data.url now holds {data.digest[:12]}",
+            f"the run learned from data {found.data_digest[:12]}, data.url now holds {data.digest[:12]}",
             shard=where,
             remedy="put the shards back as they were, with the same names; other data has another order",
         )

@@ -38,14 +38,13 @@ def derive(
     data.derived = DEST, model.autoencoder = MODEL and model.latents = "derived", and vectors with model.text =
     "derived". The same command goes on where it was stopped, and makes only what the source has new.
     """
-    from gen_dist import checkpoint
     from gen_dist.data.index import find_index
     from gen_dist.job.load import load_resolved
     from gen_dist.job.spec import DataSpec
     from gen_dist.registry.find import find_model
 
-    folder = find_model(model, tracking_uri=tracking_uri)
-    settings = checkpoint.read_manifest(folder).job
+    made_by = find_model(model, tracking_uri=tracking_uri)
+    settings = made_by.facts.job
     job = load_resolved(settings) if "data" in settings else None
     read = {name: getattr(job.data, name) for name in ("image", "caption", "label")} if job else {}
     spec = DataSpec(url=source, **{**read, **({"image": image} if image else {})}, fast_downscale=False)
@@ -60,11 +59,11 @@ def derive(
     copied = sorted(set(copy.split())) if copy else default_copied(spec)
     try:
         with _Bar(as_json=as_json) as bar:
-            found = run(folder, index, stores[1], spec=spec, copied=copied, batch_images=batch_images, tell=bar)
+            found = run(made_by, index, stores[1], spec=spec, copied=copied, batch_images=batch_images, tell=bar)
     except KeyboardInterrupt:
         print("ended; the same command computes what is missing", file=sys.stderr)
         raise typer.Exit(130) from None
-    named = str(folder) if model.startswith("models:/") else model
+    named = made_by.place if model.startswith("models:/") else model
     _tell(found, model=named, source=source, dest=dest, seconds=round(time.monotonic() - started_s, 1), as_json=as_json)
 
 

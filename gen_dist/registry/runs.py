@@ -1,0 +1,64 @@
+"""Where the checkpoints of a run lie: in its folder, or where its job says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from gen_dist.checkpoint import Checkpoint, CheckpointError, candidates, open_checkpoint
+from gen_dist.job import arithmetic
+from gen_dist.job.load import load_resolved
+from gen_dist.job.spec import JobSpec
+from gen_dist.registry.errors import RegistryError
+from gen_dist.store import Store, open_store
+
+RESOLVED = "job.resolved.json"
+CHECKPOINTS = "checkpoints"
+
+
+def checkpoint_store(job: JobSpec) -> Store:
+    """The store of all checkpoints of the job's run. Nothing is read yet."""
+    url = arithmetic.checkpoints_url(job)
+    if "://" not in url:
+        Path(url).mkdir(parents=True, exist_ok=True)
+    return open_store(url, job.run.s3)
+
+
+def run_store(folder: Path) -> Store | None:
+    """The store of a run by its folder, which may have moved; None where the folder is no run's.
+
+    Raises: RegistryError where the job in it cannot be read.
+    """
+    resolved = folder / RESOLVED
+    if resolved.is_file():
+        try:
+            raw = json.loads(resolved.read_text(encoding="utf-8"))
+            elsewhere = raw["run"].get("checkpoints", "")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RegistryError(f"{resolved}: unreadable ({error!r}); name a checkpoint of the run itself") from None
+        if elsewhere:
+            return checkpoint_store(load_resolved(raw, origin=str(resolved)))
+    if (folder / CHECKPOINTS).is_dir():
+        return open_store(str(folder / CHECKPOINTS))
+    return None
+
+
+def newest_images(store: Store) -> int:
+    """Images of the newest committed checkpoint; 0 where there is none."""
+    found = newest(store)
+    return found.manifest.images if found is not None else 0
+
+
+def newest(store: Store) -> Checkpoint | None:
+    """The newest committed checkpoint whose manifest can be read. Its files are not verified."""
+    return next(readable(store), None)
+
+
+def readable(store: Store) -> Iterator[Checkpoint]:
+    """All committed checkpoints whose manifest can be read, newest first."""
+    for name in candidates(store):
+        try:
+            yield open_checkpoint(store, name)
+        except CheckpointError:
+            continue

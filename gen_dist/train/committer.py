@@ -1,0 +1,128 @@
+"""Committer: what a worker does when the loop asks for a checkpoint. Training goes on once its state is copied."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gen_dist.checkpoint import CheckpointError, Keep, Saver
+from gen_dist.job.errors import GenDistError
+from gen_dist.job.spec import JobSpec
+from gen_dist.recipes.contract import Clock, Recipe
+from gen_dist.store import Store
+from gen_dist.train import state
+from gen_dist.train.averages import Averages
+from gen_dist.train.collective import Team
+from gen_dist.train.engines import Engines
+from gen_dist.train.hub import SupersededError
+from gen_dist.train.ledger import Ledger
+from gen_dist.train.recovery import warn_with
+from gen_dist.train.report import Report
+
+FINISH_S = 330.0  # longer than a save is tried
+
+
+class Committer:
+    """Every worker has one and calls it at the same points of the run."""
+
+    def __init__(
+        self,
+        store: Store,
+        attempt: int,
+        *,
+        parent: str | None,
+        job: JobSpec,
+        recipe: Recipe,
+        engines: Engines,
+        averages: Averages,
+        frozen: dict[str, str],
+        data_digest: str,
+        ledger: Ledger,
+        team: Team,
+        report: Report,
+    ) -> None:
+        self._url, self._attempt = store.url, attempt
+        self._job, self._recipe, self._engines, self._averages = job, recipe, engines, averages
+        self._frozen, self._data_digest = frozen, data_digest
+        self._ledger, self._team, self._report = ledger, team, report
+        self._warn = warn_with(report)
+        self._saver = Saver(
+            store,
+            attempt=attempt,
+            rank=team.rank,
+            world_size=team.size,
+            parent=parent,
+            keep=Keep(last=job.run.keep_checkpoints, every_images=job.run.keep_every_images),
+            on_event=self._heard,
+        )
+
+    def __call__(self, now: Clock) -> None:
+        """Begin a checkpoint; the event `checkpoint` tells when it is committed. Collective.
+
+        Raises: SupersededError, on all workers together, where a newer worker group has taken over.
+        """
+        stream = self._ledger.commit(now)
+        facts: dict[str, Any] = {}
+        if self._team.leads:
+            facts = state.facts(
+                job=self._job,
+                engines=self._engines,
+                frozen=self._frozen,
+                data_digest=self._data_digest,
+                stream=stream,
+            )
+        self._saver.wait()
+        self._check_fenced()
+        self._saver.save(
+            now.images,
+            now.step,
+            state.pieces(self._engines, self._averages, self._recipe, team=self._team),
+            facts,
+        )
+
+    @contextmanager
+    def seen_through(self) -> Iterator[None]:
+        """Within, training goes on; at its end, also by an error that no restart mends, what was begun is committed."""
+        try:
+            yield
+        except GenDistError:
+            self._saver.flush(FINISH_S)  # not together: the others may not be here
+            raise
+        self.finish()
+
+    def finish(self, timeout_s: float = FINISH_S) -> None:
+        """Wait until the last checkpoint is committed. Collective. Raises: CheckpointError where it never will be."""
+        written = self._saver.flush(timeout_s)
+        self._check_fenced()
+        if self._team.any(not written):
+            raise CheckpointError(
+                f"{self._url}: the last checkpoint could not be committed, see the warnings before; mend the store and"
+                " run the same command again to go on from the one before"
+            )
+
+    def _check_fenced(self) -> None:
+        if self._team.any(self._saver.is_fenced):
+            raise SupersededError(
+                f"{self._url}: another worker group has begun, this is attempt {self._attempt}; let one command at a"
+                " time train this run, or give the job another name",
+                attempt=self._attempt,
+            )
+
+    def _heard(self, kind: str, **facts: Any) -> None:
+        """From the saver's thread."""
+        self._warn(kind, **facts)
+        if kind == "checkpoint":
+            self._report(kind, path=f"{self._url}/{facts.pop('name')}", **facts)
+
+
+def from_any_thread(report: Report) -> Report:
+    """The same report, for words that may come from several threads at once."""
+    lock = threading.Lock()
+
+    def say(kind: str, **facts: object) -> None:
+        with lock:
+            report(kind, **facts)
+
+    return say

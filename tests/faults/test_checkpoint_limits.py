@@ -1,0 +1,69 @@
+"""T15: a disk that is full or memory that is short costs a checkpoint or time, and never the run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gen_dist.checkpoint import begin_attempt
+from gen_dist.store.local import LocalStore
+from tests.support import saves
+from tests.support.saves import Events, check_whole, commit, group, newest
+
+SCALE = 20_000  # 2.8 MB a tensor
+
+
+@contextmanager
+def limited(kind: int, size_bytes: int) -> Iterator[None]:
+    """The kernel refuses this process more, as it does where a disk or a machine is full."""
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, (soft, hard))
+
+
+def test_a_full_disk_costs_a_checkpoint_and_leaves_no_litter(tmp_path: Path) -> None:
+    events = Events()
+    store = LocalStore(tmp_path)
+    savers = group(store, attempt=begin_attempt(store), on_event=events, patience_s=2.0, alarm_after=1)
+    commit(savers, 64)
+    with limited(resource.RLIMIT_FSIZE, 1 << 20):
+        saves.save(savers, 128, scale=SCALE)
+        assert [saver.flush(60) for saver in savers] == [False, False]
+    assert "File too large" in events.of("checkpoint_alarm")[0]["warning"]
+    assert not list(tmp_path.rglob("*.part"))
+    check_whole(newest(store))
+    saves.save(savers, 192, scale=SCALE)
+    assert all(saver.flush(60) for saver in savers)
+    check_whole(newest(store), scale=SCALE)
+
+
+def _save_with_little_memory(folder: Path, told: Any) -> None:
+    events = Events()
+    store = LocalStore(folder)
+    savers = group(store, attempt=1, on_event=events)
+    held = [saves.pieces(saves.state(64, scale=SCALE * 15), rank=rank, world_size=2) for rank in (0, 1)]
+    used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    with limited(resource.RLIMIT_AS, used_bytes + (60 << 20)):  # threads need some; a snapshot takes 90 MB
+        for rank in (1, 0):  # each waits for its own save: the leader must come last
+            savers[rank].save(64, 1, held[rank], saves.FACTS if rank == 0 else {})
+        ended = [saver.flush(0) for saver in savers]
+    told.send((ended, list(events)))
+
+
+def test_memory_too_short_for_a_snapshot_costs_time_and_is_told(tmp_path: Path) -> None:
+    here, there = multiprocessing.Pipe()
+    worker = multiprocessing.get_context("fork").Process(target=_save_with_little_memory, args=(tmp_path, there))
+    worker.start()
+    assert here.poll(60)
+    ended, events = here.recv()
+    worker.join()
+    assert ended == [True, True], events
+    assert [kind for kind, _ in events] == ["checkpoint_without_snapshot", "checkpoint"]
+    check_whole(newest(LocalStore(tmp_path)), scale=SCALE * 15)

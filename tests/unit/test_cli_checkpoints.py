@@ -1,0 +1,90 @@
+"""`gen-dist checkpoints` shows what a run can go on from, finds damage, and removes only what it said it would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gen_dist.checkpoint import Name, begin_attempt, note_base, pin
+from gen_dist.cli.app import main
+from gen_dist.store.local import LocalStore
+from tests.support.saves import commit, group
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with three checkpoints, one on a dead branch and one that was never committed."""
+    store = LocalStore(tmp_path / "run" / "checkpoints")
+    savers = group(store, attempt=begin_attempt(store))
+    for images in (64, 128, 192):
+        commit(savers, images)
+    note_base(store, begin_attempt(store), str(Name(128, 1)))
+    commit(group(store, attempt=2), 256)
+    store.write(f"{Name(320, 2)}/rank00000.safetensors", b"torn")
+    return tmp_path / "run"
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> dict[str, Any]:
+    assert main(["checkpoints", *map(str, words), "--json"]) == code
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_each_checkpoint_is_listed_with_its_state(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pin(LocalStore(run / "checkpoints"), str(Name(64, 1)), by="model-1")
+    facts = asked(capsys, run)
+    assert [(one["images"], one["attempt"], one["state"], one["pinned"]) for one in facts["checkpoints"]] == [
+        (320, 2, "not committed", False),
+        (256, 2, "newest", False),
+        (192, 1, "left behind", False),
+        (128, 1, "older", False),
+        (64, 1, "older", True),
+    ]
+    assert main(["checkpoints", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert "images-000000000256.a000002  " in lines[2]
+    assert " newest " in lines[2]
+
+
+def test_a_dry_run_tells_what_a_prune_then_removes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = asked(capsys, run, "--prune", "--keep", 1, "--dry-run")
+    assert [one["name"] for one in told["removed"]] == [str(Name(count, 1)) for count in (64, 128, 192)]
+    assert told["removed_bytes"] > 1000
+    assert len(told["checkpoints"]) == 5
+    done = asked(capsys, run, "--prune", "--keep", 1)
+    assert done["removed"] == told["removed"]
+    assert [one["images"] for one in done["checkpoints"]] == [320, 256]
+    assert main(["checkpoints", str(run), "--prune", "--keep", "1", "--dry-run"]) == 0
+    assert "would go" not in capsys.readouterr().out
+
+
+def test_damage_is_told_and_ends_with_1(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert asked(capsys, run, "--verify")["damaged"] == {}
+    path = run / "checkpoints" / str(Name(128, 1)) / "rank00001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert list(asked(capsys, run, "--verify", code=1)["damaged"]) == [str(Name(128, 1))]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nowhere"], "nowhere: no such folder; name a run folder"),
+        (["empty"], "empty: no checkpoint yet"),
+        (["run", "--dry-run"], "write --prune --dry-run"),
+        (["run", "--prune"], "no job says what to keep; add --keep"),
+    ],
+)
+def test_what_cannot_be_done_is_told_on_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    monkeypatch.chdir(run.parent)
+    Path("empty").mkdir()
+    assert main(["checkpoints", *words]) == 2
+    told = capsys.readouterr().err.strip()
+    assert says in told
+    assert "\n" not in told
