@@ -19,6 +19,7 @@ from gen_dist.recipes import catalog
 from gen_dist.registry.record import Status
 from gen_dist.registry.secrets import without_secrets
 from gen_dist.registry.tracker import Tracker
+from gen_dist.train.goodput import Goodput
 from gen_dist.train.launch import launch
 from gen_dist.train.provenance import versions
 from gen_dist.train.report import Event
@@ -48,6 +49,8 @@ class Outcome:
     mlflow_run: str | None
     signalled: int | None
     """The signal that ended it early."""
+    goodput: Goodput
+    """What became of its time."""
 
 
 def train(job: JobSpec, *, watch: Watch) -> Outcome:
@@ -62,9 +65,13 @@ def train(job: JobSpec, *, watch: Watch) -> Outcome:
     data, heldout = _data(job, watch)
     tracker = Tracker(job, run_folder=folder, facts={"data_digest": data.digest, "versions": versions()})
     tracker.start()
+    goodput = Goodput.of(folder / "events.jsonl")
 
     def hear(event: Event) -> None:
+        goodput.hear(event)
         tracker.handle(event)
+        if event["kind"] in ("checkpoint", "end"):
+            tracker.handle({**event, "kind": "metrics", "metrics": goodput.metrics()})
         watch(event)
 
     status: Status = "FAILED"
@@ -80,7 +87,7 @@ def train(job: JobSpec, *, watch: Watch) -> Outcome:
         tracker.finish(status, TRACKING_WAIT_S)
         if tracker.trouble:
             watch({"kind": "warning", "text": f"{tracker.trouble}; the run itself is whole in {folder}"})
-    return _outcome(folder, finished, published, tracker.run_id, signalled)
+    return _outcome(folder, finished, published, tracker.run_id, signalled, goodput)
 
 
 def _placed(job: JobSpec) -> JobSpec:
@@ -141,7 +148,12 @@ def _images(folder: Path) -> int:
 
 
 def _outcome(
-    folder: Path, finished: bool, published: Published | None, run_id: str | None, signalled: int | None
+    folder: Path,
+    finished: bool,
+    published: Published | None,
+    run_id: str | None,
+    signalled: int | None,
+    goodput: Goodput,
 ) -> Outcome:
     grids = sorted((folder / "samples").glob("images-*.png"))
     return Outcome(
@@ -153,4 +165,5 @@ def _outcome(
         published=published,
         mlflow_run=run_id,
         signalled=signalled,
+        goodput=goodput,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,20 +21,22 @@ from gen_dist.data.sequential import SequentialStream, Unindexed
 from gen_dist.data.source import Data, open_stream
 from gen_dist.data.stream import Stream
 from gen_dist.job import arithmetic
-from gen_dist.job.errors import GenDistError
 from gen_dist.job.load import load_resolved
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, Recipe
-from gen_dist.train.hub import StopSignal
+from gen_dist.train.hub import Resume, Wishes
 from gen_dist.train.process import prepare
 from gen_dist.train.report import Report, Reporter, silent
 from gen_dist.train.sizes import bucket_sizes, check_kept
 
 if TYPE_CHECKING:
     from gen_dist.train.collective import Team
+    from gen_dist.train.guard import Guard
     from gen_dist.train.ledger import Ledger
     from gen_dist.train.loop import Loop
+    from gen_dist.train.membership import Member
+    from gen_dist.train.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -54,37 +57,50 @@ def train_worker(config: dict[str, Any]) -> None:
     assignment: Assignment = config["assignment"]
     if ray.get(assignment.hub.failure.remote()) is not None:
         return  # a restart would meet the same error again
-    try:
-        _train(assignment)
-    except GenDistError as error:
-        ray.get(assignment.hub.fail.remote(error))
-        raise
-
-
-def _train(assignment: Assignment) -> None:
     job = load_resolved(assignment.job)
+    from gen_dist.train.membership import Member
+
+    member = Member(assignment.hub, run_folder=assignment.run_folder, hang_after_s=job.run.hang_after_s)
+    with member.last_words():
+        _train(assignment, job, member)
+
+
+def _train(assignment: Assignment, job: JobSpec, member: Member) -> None:
     device = prepare(job)
     # after `prepare`: DeepSpeed looks at the environment when it is first imported
     from gen_dist.train.collective import Team
 
     team = Team(device)
+    resume = member.enter(team)
+    if resume is None:
+        return
     report: Report = silent
     if team.leads:
         report = Reporter(assignment.run_folder / "events.jsonl", assignment.hub.put.remote)
-    with build_loop(assignment, job, team=team, report=report) as loop:
+    with build_loop(assignment, job, team=team, report=report, resume=resume, watchdog=member.watchdog) as loop:
         clock = loop.run()
-    report("end", images=clock.images)
+        report("end", images=clock.images, spent=member.watchdog.spent())
 
 
 @contextmanager
-def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Report) -> Iterator[Loop]:
+def build_loop(
+    assignment: Assignment,
+    job: JobSpec,
+    *,
+    team: Team,
+    report: Report,
+    resume: Resume | None = None,
+    watchdog: Watchdog | None = None,
+) -> Iterator[Loop]:
     """The loop of this worker with all its parts, where the newest checkpoint left it. Its streams close with it."""
     from gen_dist.train import state
     from gen_dist.train.averages import Averages
     from gen_dist.train.engines import Engines
     from gen_dist.train.feed import Feed
+    from gen_dist.train.guard import Guard
     from gen_dist.train.ledger import Ledger, check_same_reading
     from gen_dist.train.loop import Loop
+    from gen_dist.train.notices import Notices
     from gen_dist.train.studio import Studio
 
     recipe = catalog.build(job.recipe, job.model)
@@ -95,7 +111,7 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
         engines, half_life_images=job.train.ema_half_life_images, batch_images=job.train.global_batch_images
     )
     parts: dict[str, Any] = {"job": job, "recipe": recipe, "engines": engines, "averages": averages}
-    clock, found = Clock(images=0, step=0), checkpoint.newest(_checkpoints(assignment))
+    clock, found = Clock(images=0, step=0), _base(assignment, resume, team)
     kept = checkpoint.read_manifest(found).stream if found is not None else {}
     if found is not None:
         check_same_reading(kept, streams=isinstance(assignment.train, Unindexed), where=found)
@@ -105,10 +121,19 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
         plan = Plan(**kept["plan"])
         check_kept(plan, job, where=found)
     ledger = Ledger(plan, team=team, max_bad_share=job.data.max_bad_share, folder=assignment.run_folder, state=kept)
-    report("start", images=clock.images, resumed_from=str(found or ""), workers=team.size, **_sizes(engines))
+    guard = Guard(job.train.nonfinite, state=kept.get("guard"))
+    if resume is not None and resume.after_position is not None:
+        ledger.pass_over(clock, position=resume.after_position)
+    facts = {
+        "attempt": resume.attempt if resume else 0,
+        "passed_over_images": ledger.shift,
+        "spent": watchdog.spent() if watchdog else {},
+    }
+    report("start", images=clock.images, resumed_from=str(found or ""), workers=team.size, **_sizes(engines), **facts)
 
+    wishes = Wishes(assignment.hub)
     with ExitStack() as streams:
-        share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images}
+        share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images + ledger.shift}
         train = _open(job, recipe, assignment.train, plan, **share)
         streams.callback(train.close)
         heldout = None
@@ -133,9 +158,27 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
             team=team,
             clock=clock,
             report=report,
-            commit=partial(_commit, assignment, team=team, report=report, ledger=ledger, **parts),
-            should_stop=StopSignal(assignment.hub),
+            commit=partial(
+                _commit, assignment, team=team, report=report, ledger=ledger, guard=guard, watchdog=watchdog, **parts
+            ),
+            notices=Notices(
+                team, should_stop=wishes.stop, should_save=wishes.save, preemption=ray.train.get_preemption_info
+            ),
+            guard=guard,
+            watchdog=watchdog,
         )
+
+
+def _base(assignment: Assignment, resume: Resume | None, team: Team) -> Path | None:
+    """The checkpoint to go on from: the newest but those that are to be passed over, which keep another name."""
+    found = checkpoint.checkpoints(_checkpoints(assignment))
+    skip = min(resume.skip_checkpoints if resume else 0, max(0, len(found) - 1))
+    team.wait()
+    if team.leads:
+        for path in found[len(found) - skip :]:
+            path.rename(path.with_name(f"passed-over-{path.name}-{time.time_ns()}"))
+    team.wait()
+    return found[len(found) - skip - 1] if found else None
 
 
 def _checkpoints(assignment: Assignment) -> Path:
@@ -165,17 +208,25 @@ def _plan(job: JobSpec, recipe: Recipe, data: Data | Unindexed) -> Plan | None:
 
 
 def _commit(
-    assignment: Assignment, now: Clock, *, team: Team, report: Report, ledger: Ledger, **parts: Any
+    assignment: Assignment,
+    now: Clock,
+    *,
+    team: Team,
+    report: Report,
+    ledger: Ledger,
+    guard: Guard,
+    watchdog: Watchdog | None,
+    **parts: Any,
 ) -> Path | None:
     """Write a checkpoint, and say so to the watcher and to Ray. Every worker must call it."""
     from gen_dist.train import state
 
-    stream = ledger.commit(now)
+    stream = {**ledger.commit(now), "guard": guard.state()}
     path = state.save(
         _checkpoints(assignment), now, **parts, team=team, data_digest=assignment.train.digest, stream=stream
     )
     if path is not None:
-        report("checkpoint", images=now.images, path=str(path))
+        report("checkpoint", images=now.images, path=str(path), spent=watchdog.spent() if watchdog else {})
     _point_ray_to(path, now)
     return path
 

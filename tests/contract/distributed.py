@@ -78,7 +78,6 @@ def train(case: Case) -> dict[str, Any]:
         studio=Studio(**parts, frozen={}, train=data, heldout=data, folder=Path(tempfile.mkdtemp())),
         clock=clock,
         commit=commit,
-        should_stop=lambda: False,
     ).run()
     weights = {
         f"{name}/{key.removeprefix('nets.')}": _array(value)
