@@ -268,7 +268,7 @@ class RunSpec(Spec):
     max_failures: NonNegativeInt = 3
     """Failures of workers in a row, with no new checkpoint between them, after which the run gives up; before that it
     goes on from its newest checkpoint. Lost machines and preemptions do not count."""
-    hang_after_s: NonNegativeFloat = 60.0
+    hang_after_s: NonNegativeFloat = 45.0
     """Seconds that a step may take beyond three times the median one before its workers count as hung: the stacks of
     all are saved below `hang` in the run folder, and they start anew. Waiting for data, sample grids and checkpoints
     may take 10 times as long, the start 20 times. 0: never."""

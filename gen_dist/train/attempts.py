@@ -120,7 +120,7 @@ class Attempts:
     def roll_back(self, checkpoints: int, after_position: int, why: str, *, now_s: float) -> GenDistError | None:
         """The group ends on purpose. Returns an error where that has led nowhere too often."""
         self._num_rollbacks += 1
-        self.skip_checkpoints, self.after_position = checkpoints, after_position
+        self.skip_checkpoints, self.after_position = checkpoints - 1, after_position  # 1 is the newest one
         if self._group is not None:
             self._group.over = True
             self._ended_s, self.ran_s = now_s, now_s - self._group.entered_s

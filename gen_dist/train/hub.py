@@ -22,7 +22,7 @@ from gen_dist.train.report import Event
 from gen_dist.train.watchdog import Order
 
 MOST_EVENTS = 4096  # that wait for a driver which does not look: the oldest go first
-SAVING_S = 5.0  # for workers to save their stacks before the group ends
+SAVING_S = 5.0  # for workers to save their stacks before the group ends; longer than watchdog.BEHIND_S
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ class Hub:
             )
             self._attempts.note_error(self._hang.rank, f"hung: {self._hang.line()}", "")
         loud = [seen for rank, (seen, _) in self._pulses.items() if rank not in self._hang.silent]
-        if not all(seen.saved for seen in loud) and now_s - self._hang_s < SAVING_S:
+        waiting = self._hang.silent or not all(seen.saved for seen in loud)  # a silent one's timer in C may still save
+        if waiting and now_s - self._hang_s < SAVING_S:
             return Order(save=True)
         stopped = [self._pulses[rank][0] for rank in self._hang.silent]
         return Order(save=True, end=True, kill=tuple(one.pid for one in stopped if one.node == pulse.node))

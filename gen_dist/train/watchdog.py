@@ -28,7 +28,7 @@ from gen_dist.train.pulses import Pulse
 PULSE_S = 1.0
 QUICK_PULSE_S = 0.2  # while the group ends
 MOST_PULSES_A_SECOND = 200  # at the hub, over all workers
-BEHIND_S = 15.0  # the timer in C comes this long after the limit: the thread goes first wherever it can
+BEHIND_S = 3.0  # the timer in C comes this long after the limit: the thread goes first wherever it can
 ALONE_S = 20.0  # beyond the limit, without an answer of the hub, a worker decides for itself
 HANG_EXIT_CODE = 86
 STEP_WINDOW = 31  # steps whose median is taken

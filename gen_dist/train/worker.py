@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gen_dist.train.ledger import Ledger
     from gen_dist.train.loop import Loop
     from gen_dist.train.membership import Member
+    from gen_dist.train.notices import Notices
     from gen_dist.train.watchdog import Watchdog
 
 
@@ -100,7 +101,6 @@ def build_loop(
     from gen_dist.train.guard import Guard
     from gen_dist.train.ledger import Ledger, check_same_reading
     from gen_dist.train.loop import Loop
-    from gen_dist.train.notices import Notices
     from gen_dist.train.studio import Studio
 
     recipe = catalog.build(job.recipe, job.model)
@@ -124,22 +124,12 @@ def build_loop(
     guard = Guard(job.train.nonfinite, state=kept.get("guard"))
     if resume is not None and resume.after_position is not None:
         ledger.pass_over(clock, position=resume.after_position)
-    facts = {
-        "attempt": resume.attempt if resume else 0,
-        "passed_over_images": ledger.shift,
-        "spent": watchdog.spent() if watchdog else {},
-    }
-    report("start", images=clock.images, resumed_from=str(found or ""), workers=team.size, **_sizes(engines), **facts)
+    facts = _begun(resume, watchdog, ledger) | _sizes(engines)
+    report("start", images=clock.images, resumed_from=str(found or ""), workers=team.size, **facts)
 
-    wishes = Wishes(assignment.hub)
     with ExitStack() as streams:
         share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images + ledger.shift}
-        train = _open(job, recipe, assignment.train, plan, **share)
-        streams.callback(train.close)
-        heldout = None
-        if assignment.heldout is not None:
-            heldout = _open(job, recipe, assignment.heldout, None)
-            streams.callback(heldout.close)
+        train, heldout = _open_both(streams, assignment, job, recipe, plan, **share)
         studio = Studio(
             job,
             recipe=recipe,
@@ -161,12 +151,27 @@ def build_loop(
             commit=partial(
                 _commit, assignment, team=team, report=report, ledger=ledger, guard=guard, watchdog=watchdog, **parts
             ),
-            notices=Notices(
-                team, should_stop=wishes.stop, should_save=wishes.save, preemption=ray.train.get_preemption_info
-            ),
+            notices=_notices(assignment, team),
             guard=guard,
             watchdog=watchdog,
         )
+
+
+def _begun(resume: Resume | None, watchdog: Watchdog | None, ledger: Ledger) -> dict[str, Any]:
+    """What the start of a worker group says beside where it stands."""
+    return {
+        "attempt": resume.attempt if resume else 0,
+        "passed_over_images": ledger.shift,
+        "spent": watchdog.spent() if watchdog else {},
+    }
+
+
+def _notices(assignment: Assignment, team: Team) -> Notices:
+    from gen_dist.train.notices import Notices
+
+    wishes = Wishes(assignment.hub)
+    asked = {"should_stop": wishes.stop, "should_save": wishes.save}
+    return Notices(team, **asked, preemption=ray.train.get_preemption_info)
 
 
 def _base(assignment: Assignment, resume: Resume | None, team: Team) -> Path | None:
@@ -183,6 +188,19 @@ def _base(assignment: Assignment, resume: Resume | None, team: Team) -> Path | N
 
 def _checkpoints(assignment: Assignment) -> Path:
     return assignment.run_folder / "checkpoints"
+
+
+def _open_both(
+    streams: ExitStack, assignment: Assignment, job: JobSpec, recipe: Recipe, plan: Plan | None, **share: int
+) -> tuple[Stream | SequentialStream, Stream | SequentialStream | None]:
+    """The training stream and the held-out one, closed with `streams`."""
+    train = _open(job, recipe, assignment.train, plan, **share)
+    streams.callback(train.close)
+    if assignment.heldout is None:
+        return train, None
+    heldout = _open(job, recipe, assignment.heldout, None)
+    streams.callback(heldout.close)
+    return train, heldout
 
 
 def _open(

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from gen_dist.recipes.contract import Clock
+from gen_dist.train.guard import NonFiniteLossError, RollbackWanted
 from gen_dist.train.process import prepare
 from tests.contract.cases import Case, build, stream
 
@@ -20,7 +21,7 @@ def train(case: Case) -> dict[str, Any]:
     """From the start, or `case.resume`, to the end of the job. Returns, equal on all ranks:
 
     `weights`: fp32, by group/network.parameter; `averages`: what samples are drawn from, by network.parameter;
-    `metrics`: what was reported, oldest first.
+    `metrics`: what was reported, oldest first; `skipped`: the steps that were not made.
     """
     job = case.job
     device = prepare(job)
@@ -46,10 +47,13 @@ def train(case: Case) -> dict[str, Any]:
             case.resume, job=job, recipe=recipe, engines=engines, averages=averages, data_digest=DIGEST
         )
     metrics: list[dict[str, Any]] = []
+    skipped: list[dict[str, Any]] = []
 
     def report(kind: str, **facts: Any) -> None:
         if kind == "metrics":
             metrics.append(facts["metrics"])
+        elif kind == "skipped":
+            skipped.append(facts)
 
     def commit(now: Clock) -> Path | None:
         if case.folder is None:
@@ -85,7 +89,16 @@ def train(case: Case) -> dict[str, Any]:
         for key, value in whole_weights(member)
     }
     drawn_from = {key: _array(value) for key, value in state.model_weights(engines, averages).items()}
-    return {"weights": weights, "averages": drawn_from, "metrics": metrics}
+    return {"weights": weights, "averages": drawn_from, "metrics": metrics, "skipped": skipped}
+
+
+def train_until_refused(case: Case) -> tuple[str, str, tuple[Any, ...]]:
+    """The error that ends the training: its type, its text and its arguments. Every rank must raise it."""
+    try:
+        train(case)
+    except (NonFiniteLossError, RollbackWanted) as error:
+        return type(error).__name__, str(error), error.args
+    return "", "", ()
 
 
 def _array(value: Tensor) -> np.ndarray:

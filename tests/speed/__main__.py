@@ -17,6 +17,7 @@ BENCHMARKS = {
     "stream-ceiling": "tests.speed.stream.ceiling",
     "stream-latents": "tests.speed.stream.latents",
     "stream-resume": "tests.speed.stream.resume",
+    "recovery": "tests.speed.recovery",
 }
 
 

@@ -81,7 +81,7 @@ def test_a_group_that_ended_as_it_was_meant_to_is_not_mourned() -> None:
     started(attempts, images=0, now_s=4.0)
     assert attempts.roll_back(1, 64, "no number", now_s=5.0) is None
     assert attempts.bury({0: Ended("RollbackWanted", by_itself=True)}, lost_nodes=NONE, now_s=6.0)[0] is None
-    assert (attempts.skip_checkpoints, attempts.after_position) == (1, 64)
+    assert (attempts.skip_checkpoints, attempts.after_position) == (0, 64)
 
 
 def test_what_the_next_group_is_told_holds_until_it_has_started() -> None:

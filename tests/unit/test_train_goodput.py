@@ -81,7 +81,7 @@ def test_it_is_made_again_from_the_log_also_where_its_last_line_is_torn(tmp_path
 
 
 def test_a_driver_that_was_killed_loses_what_its_group_had_not_kept_and_the_time_until_the_next_is_idle() -> None:
-    killed = [*RUN[:4], {"kind": "launch", "at_s": 1180.0}, *attempt(2, 12.0, images=100, at_s=1192.0)]
+    killed = [*RUN[:5], {"kind": "launch", "at_s": 1180.0}, *attempt(2, 12.0, images=100, at_s=1192.0)]
     seconds = hear(killed).seconds()
     assert seconds["lost_work"] == 20.0
     assert seconds["idle"] == 100.0
@@ -92,10 +92,10 @@ def test_a_driver_that_was_killed_loses_what_its_group_had_not_kept_and_the_time
 def test_waiting_for_room_is_idle_and_not_restart() -> None:
     waiting = {"kind": "waiting", "for_s": 30.0, "at_s": 1117.0}
     longer = {"kind": "waiting", "for_s": 60.0, "at_s": 1147.0}
-    held_up = [*RUN[:5], waiting, longer, *attempt(2, 68.0, images=100, at_s=1153.0)]
+    held_up = [*RUN[:6], waiting, longer, *attempt(2, 68.0, images=100, at_s=1153.0)]
     seconds = hear(held_up).seconds()
     assert (seconds["idle"], seconds["restart"]) == (60.0, 8.0)
-    assert hear(held_up[:7]).seconds()["idle"] == 60.0, "while it waits"
+    assert hear(held_up[:8]).seconds()["idle"] == 60.0, "while it waits"
 
 
 def test_work_that_a_checkpoint_kept_is_lost_when_the_run_goes_back_before_it() -> None:
