@@ -48,7 +48,7 @@ class View:
 
     def note(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)  # errors hold brackets
 
     def _on_data(self, event: Event) -> None:
         heldout = f", {event['num_heldout']:,} held out" if event["num_heldout"] else ""

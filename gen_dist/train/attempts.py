@@ -12,6 +12,7 @@ from gen_dist.train.deaths import Death, Verdict, judge
 
 NEAR_S = 1.0  # of training: deaths less than this apart are at the same place
 SMOOTHING = 0.3  # of the speed, at each event
+GONE = "its process was killed (a signal, or out of memory)"
 _ECHO = re.compile(r"connection (closed|reset|refused)|peer|gloo|nccl|aborted|broken pipe", re.IGNORECASE)
 
 
@@ -144,7 +145,7 @@ class Attempts:
             return None, Verdict()
         group.over = True
         self.ran_s = group.heard_s - group.entered_s
-        rank, why, log = first_to_die(ended, group.errors)
+        rank, why, log = first_to_die(ended, group.errors, ranks=[worker.rank for worker in group.workers])
         at_lost_node = any(worker.node in lost_nodes for worker in group.workers)
         death = Death(
             attempt=group.number,
@@ -163,10 +164,13 @@ class Attempts:
         return death, verdict
 
 
-def first_to_die(ended: Mapping[int, Ended], errors: Mapping[int, tuple[str, str]]) -> tuple[int | None, str, str]:
+def first_to_die(
+    ended: Mapping[int, Ended], errors: Mapping[int, tuple[str, str]], *, ranks: Sequence[int]
+) -> tuple[int | None, str, str]:
     """(rank, why, log). The others fail in their next collective call, with errors that only echo the first.
 
-    A worker that was killed says nothing itself; so one that the controller misses comes before what others say.
+    A worker that was killed says nothing itself; so one that the controller misses comes before what others say, and
+    where all that is said are echoes it is the one that says nothing.
     """
     for rank, (why, log) in errors.items():
         if why.startswith("hung"):
@@ -177,6 +181,9 @@ def first_to_die(ended: Mapping[int, Ended], errors: Mapping[int, tuple[str, str
     for rank, (why, log) in errors.items():
         if not _ECHO.search(why):
             return rank, why, log
+    quiet = [rank for rank in ranks if rank not in errors and rank not in ended]
+    if errors and len(quiet) == 1:
+        return quiet[0], GONE, ""
     for rank, (why, log) in errors.items():
         return rank, why, log
     for rank, one in sorted(ended.items()):

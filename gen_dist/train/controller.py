@@ -16,7 +16,7 @@ from ray.train import UserCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from gen_dist.train import ray_settings
-from gen_dist.train.attempts import Ended
+from gen_dist.train.attempts import GONE, Ended
 
 RESIZE_SAVE_S = 60.0  # for a checkpoint before the group is resized
 POLL_S = 0.2
@@ -66,7 +66,10 @@ class SaveBeforeResize(ControllerCallback):
 
 def _ended(error: Exception) -> Ended:
     """How a worker ended, from what Ray raised for it."""
+    error = getattr(error, "health_check_failure", error)  # a process that is gone no longer answers
     text = str(error)
+    if "HealthCheckTimeout" in type(error).__name__:
+        return Ended("it does not answer (stopped, or its machine is gone)", by_itself=False)
     if not isinstance(error, ray.exceptions.RayActorError):
         cause = getattr(error, "_base_exc", None) or error
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
@@ -76,4 +79,4 @@ def _ended(error: Exception) -> Ended:
         return Ended("its machine is gone", by_itself=False, node_lost=True)
     if "memory" in text and "OOM" in text.upper() and "low on memory" in text:
         return Ended("ended by Ray: its machine ran low on memory", by_itself=False)
-    return Ended("its process was killed (a signal, or out of memory)", by_itself=False)
+    return Ended(GONE, by_itself=False)

@@ -95,6 +95,8 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         # "local" says that a cluster which happens to stand on this machine is not meant
         ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    # Ray prints a paragraph of guesses for every worker that dies; the hub says who and why in a line
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from gen_dist.train.attempts import Attempts, Ended, RollbackLimitError, Worker, first_to_die
+from gen_dist.train.attempts import GONE, Attempts, Ended, RollbackLimitError, Worker, first_to_die
 from gen_dist.train.deaths import CrashLoopError, Death, TrainingFailedError, judge
 
 DEATH = Death(1, base_images=320, images=400, newest_images=320, near_images=16, rank=1, why="killed", log="")
@@ -127,7 +127,9 @@ KILLED = Ended("its process was killed", by_itself=False)
         ({1: KILLED}, {0: ECHO}, (1, "its process was killed", "")),
         ({0: Ended("echo", by_itself=True), 1: KILLED}, {0: ECHO}, (1, "its process was killed", "")),
         ({0: Ended("echo", by_itself=True)}, {0: ECHO, 1: OWN}, (1, *OWN)),
-        ({}, {0: ECHO}, (0, *ECHO)),
+        ({}, {0: ECHO}, (1, GONE, "")),
+        ({0: Ended("echo", by_itself=True)}, {0: ECHO}, (1, GONE, "")),
+        ({}, {0: ECHO, 1: ECHO}, (0, *ECHO)),
         ({0: KILLED, 1: KILLED}, {1: ("hung: 60 s in section step", "")}, (1, "hung: 60 s in section step", "")),
         ({}, {}, (None, "gone without a word", "")),
     ],
@@ -135,4 +137,4 @@ KILLED = Ended("its process was killed", by_itself=False)
 def test_the_worker_that_died_first_is_named_and_not_those_that_missed_it(
     ended: dict[int, Ended], errors: dict[int, tuple[str, str]], expected: tuple[int | None, str, str]
 ) -> None:
-    assert first_to_die(ended, errors) == expected
+    assert first_to_die(ended, errors, ranks=[0, 1]) == expected
