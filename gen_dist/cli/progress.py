@@ -48,7 +48,7 @@ class View:
 
     def note(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)  # errors hold brackets
 
     def _on_data(self, event: Event) -> None:
         heldout = f", {event['num_heldout']:,} held out" if event["num_heldout"] else ""
@@ -81,6 +81,35 @@ class View:
 
     def _on_stopping(self, event: Event) -> None:
         self.note(f"{event['signal']}: saving a checkpoint, then ending; once more ends at once")
+
+    def _on_hang(self, event: Event) -> None:
+        self._trouble("hang", event, f"{event['why']}; stacks of all in hang/attempt-{event['attempt']:06d} of the run")
+
+    def _on_death(self, event: Event) -> None:
+        who = "a worker" if event["rank"] is None else f"rank {event['rank']}"
+        self._trouble("restart", event, f"{who}: {event['why']}")
+
+    def _on_crash_loop(self, event: Event) -> None:
+        self._trouble("crash loop", event, f"died here twice; going back {event['skip_checkpoints']} checkpoint(s)")
+
+    def _on_rollback(self, event: Event) -> None:
+        self._trouble(
+            "rollback", event, f"{event['why']}; back {event['checkpoints']} checkpoint(s), past these images"
+        )
+
+    def _on_skipped(self, event: Event) -> None:
+        self._trouble("skipped", event, f"{event['why']}; {event['total']} steps so far")
+
+    def _on_notice(self, event: Event) -> None:
+        self._trouble("checkpoint", event, event["why"])
+
+    def _on_waiting(self, event: Event) -> None:
+        self._bar.update(self._task, phase="waiting for room", speed="", loss="")
+        self.note(f"{'waiting':<10} {event['text']}")
+
+    def _trouble(self, what: str, event: Event, text: str) -> None:
+        """One line, with where the run stands."""
+        self.note(f"{what:<10} after {event['images']:,} images: {text}")
 
     def _on_publishing(self, event: Event) -> None:
         self._bar.update(self._task, phase="registering the model", speed="", loss="")

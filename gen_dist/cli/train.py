@@ -41,6 +41,8 @@ def run(job: JobSpec, *, command: str, as_json: bool, fresh: bool = False) -> di
         "model": published.uri if published else None,
         "model_alias": published.alias_uri if published else None,
         "draw": _draw(job, published) if published else None,
+        "goodput": outcome.goodput.line(),
+        "goodput_s": {cause: round(value, 2) for cause, value in outcome.goodput.seconds().items()},
         "mlflow_run": outcome.mlflow_run,
         "mlflow_page": _mlflow_page(job),
         "resume": None if outcome.finished else command,
@@ -53,7 +55,7 @@ def run(job: JobSpec, *, command: str, as_json: bool, fresh: bool = False) -> di
 def _tell(console: Console, facts: dict[str, Any]) -> None:
     took = seconds(facts["seconds"])
     end = "done" if facts["finished"] else "stopped"
-    lines = {end: f"{facts['images']:,} images in {took}", "samples": facts["sample_grid"]}
+    lines = {end: f"{facts['images']:,} images in {took}", "goodput": facts["goodput"], "samples": facts["sample_grid"]}
     if facts["model"]:
         lines["model"] = f"{facts['model']} ({facts['model_alias']})"
         lines["draw"] = facts["draw"]

@@ -9,7 +9,7 @@ Shapes: N samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,20 @@ class Kept:
     """(end, samples taken, checksum) of each commit."""
     bad: list[int]
     """Positions whose samples could not be read."""
+    skipped: list[tuple[int, int]] = field(default_factory=list)
+    """(images seen, positions passed over there): where the run went back and left out what was no good for it."""
+
+    @property
+    def num_skipped(self) -> int:
+        return sum(count for _, count in self.skipped)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """The positions that one checkpoint committed, and whether the run used the samples that stand there."""
+    """The positions that one checkpoint committed, and whether the run used the samples that stand there.
+
+    A position is the images seen before it and what was passed over.
+    """
 
     first: int
     end: int
@@ -58,11 +67,13 @@ class Epoch:
     """Of the uses, those with weight 0."""
     whole: bool
     """Whether the run got to its end."""
+    skipped: int = 0
+    """Samples passed over, on purpose and on the record."""
 
     @property
     def missing(self) -> int:
-        """Samples that a whole epoch did not use; in an epoch under way they are still to come."""
-        return self.num_samples - self.used_once - self.used_more if self.whole else 0
+        """Samples that a whole epoch did not use nor pass over; in an epoch under way they are still to come."""
+        return self.num_samples - self.used_once - self.used_more - self.skipped if self.whole else 0
 
     @property
     def holds(self) -> bool:
@@ -105,7 +116,8 @@ def kept(stream: Mapping[str, Any], *, where: str) -> Kept:
         )
     try:
         audit = [(int(end), int(count), int(checksum)) for end, count, checksum in stream["audit"]]
-        return Kept(Plan(**stream["plan"]), audit, [int(bad["position"]) for bad in stream["bad"]])
+        skipped = [(int(at), int(count)) for at, count in stream.get("skipped", [])]
+        return Kept(Plan(**stream["plan"]), audit, [int(bad["position"]) for bad in stream["bad"]], skipped)
     except (KeyError, TypeError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
         raise DataError(f"a damaged record of samples ({said})", shard=where, remedy=remedy) from None
@@ -119,7 +131,7 @@ def prove(
     end: int,
     progress: Callable[[int], object] = lambda num_positions: None,
 ) -> Proof:
-    """Whether a run that committed [0, end) used what stands there, and how often that is each sample in each epoch.
+    """Whether a run that saw `end` images used what stands there, and how often that is each sample in each epoch.
 
     `sizes` are the samples of each source; `progress` hears of positions as they are looked at.
     """
@@ -128,19 +140,31 @@ def prove(
     bad = np.array(sorted(found.bad), np.int64)
     segments: list[Segment] = []
     epochs: list[Epoch] = []
-    for first, last, count, checksum in _stretches(found.audit, end):
-        expected = 0
+
+    def look(first: int, last: int, *, used: bool) -> int:
+        """Counts the samples of [first, last); returns their checksum."""
+        checksum = 0
         for start in range(first, last, CHUNK):
             positions = np.arange(start, min(start + CHUNK, last))
             ids = order.ids(start, len(positions))
-            expected = (expected + fingerprint(ids)) & MASK
+            checksum = (checksum + fingerprint(ids)) & MASK
             source_of = np.searchsorted(starts, ids, "right") - 1
             is_bad = np.isin(positions, bad)
             for source, counter in enumerate(counters):
                 own = source_of == source
-                epochs += counter.add(ids[own] - starts[source], is_bad[own])
+                epochs.extend(counter.add(ids[own] - starts[source], is_bad[own], used=used))
             progress(len(positions))
-        segments.append(Segment(first, last, count, last > first and count == last - first and checksum == expected))
+        return checksum
+
+    shift, left = 0, sorted(found.skipped)
+    for first, last, count, checksum in _stretches(found.audit, end):
+        while left and left[0][0] <= first:
+            _, num_skipped = left.pop(0)
+            look(first + shift, first + shift + num_skipped, used=False)
+            shift += num_skipped
+        expected = look(first + shift, last + shift, used=True)
+        agrees = last > first and count == last - first and checksum == expected
+        segments.append(Segment(first + shift, last + shift, count, agrees))
     return Proof(segments, epochs + [counter.under_way() for counter in counters if counter.num_taken])
 
 
@@ -160,27 +184,30 @@ class _Counter:
     def __init__(self, source: int, size: int) -> None:
         self._source, self._size = source, size
         self._used = np.zeros(size, np.uint8)  # 2 is also for more: a byte a sample, for there may be billions
-        self._number, self._num_bad = 0, 0
+        self._number, self._num_bad, self._num_skipped = 0, 0, 0
         self.num_taken = 0
         """In the epoch under way."""
 
-    def add(self, samples: np.ndarray, is_bad: np.ndarray) -> list[Epoch]:
-        """Takes the next uses; returns the epochs that they complete."""
+    def add(self, samples: np.ndarray, is_bad: np.ndarray, *, used: bool) -> list[Epoch]:
+        """Takes the next positions, used or passed over; returns the epochs that they complete."""
         ended = []
         while len(samples):
             here = min(len(samples), self._size - self.num_taken)
-            which, times = np.unique(samples[:here], return_counts=True)
-            self._used[which] = np.minimum(self._used[which] + times, 2)
-            self._num_bad += int(is_bad[:here].sum())
+            if used:
+                which, times = np.unique(samples[:here], return_counts=True)
+                self._used[which] = np.minimum(self._used[which] + times, 2)
+                self._num_bad += int(is_bad[:here].sum())
+            else:
+                self._num_skipped += here
             self.num_taken += here
             samples, is_bad = samples[here:], is_bad[here:]
             if self.num_taken == self._size:
                 ended.append(self.under_way())
                 self._used[:] = 0
-                self._number, self._num_bad, self.num_taken = self._number + 1, 0, 0
+                self._number, self._num_bad, self._num_skipped, self.num_taken = self._number + 1, 0, 0, 0
         return ended
 
     def under_way(self) -> Epoch:
         once, more = (int((self._used == times).sum()) for times in (1, 2))
         whole = self.num_taken == self._size
-        return Epoch(self._source, self._number, self._size, once, more, self._num_bad, whole)
+        return Epoch(self._source, self._number, self._size, once, more, self._num_bad, whole, self._num_skipped)

@@ -75,6 +75,12 @@ def _prompts(prompts: list[str]) -> list[str]:
     return prompts
 
 
+def _spike_factor(value: float) -> float:
+    if 0 < value <= 1:
+        raise ValueError("half of all steps are longer than that; write 0 for no spikes, or such as 10")
+    return value
+
+
 def _num_workers(value: Any) -> int | list[int]:
     counts = value if isinstance(value, list | tuple) else [value]
     whole = all(isinstance(count, int) and not isinstance(count, bool) for count in counts)
@@ -188,6 +194,24 @@ class DataSpec(Spec):
     """Only for `s3://` addresses."""
 
 
+class NonFiniteSpec(Spec):
+    """What becomes of a step whose loss or gradient is no number or, with `spike_factor`, far too large. All workers
+    find it together, before any weight moves.
+    """
+
+    policy: Literal["stop", "skip", "rollback"] = "stop"
+    """`stop` the run; `skip` the step, its images are passed over; or go back to an older checkpoint and go on with the
+    images after the bad ones."""
+    max_skips: PositiveInt = 10
+    """Steps skipped in a row, or rollbacks without a new checkpoint between them, after which the run stops all the
+    same."""
+    rollback_checkpoints: PositiveInt = 1
+    """Checkpoints to go back: 1 is the newest one."""
+    spike_factor: Annotated[NonNegativeFloat, AfterValidator(_spike_factor)] = 0.0
+    """A gradient is a spike when it is longer (L2 norm) than this many times the median of the group's last 64 steps.
+    0: there are no spikes."""
+
+
 class TrainSpec(Spec):
     """How to learn. The one clock is images seen: it keeps its meaning when the number of workers changes."""
 
@@ -223,6 +247,7 @@ class TrainSpec(Spec):
     """Images between two checkpoints; the end of the run writes one too. 0: only at the end."""
     prompts: Annotated[list[str], AfterValidator(_prompts)] = []
     """Captions of the sample grid, for recipes that read captions."""
+    nonfinite: NonFiniteSpec = NonFiniteSpec()
 
 
 class ClusterSpec(Spec):
@@ -255,7 +280,14 @@ class RunSpec(Spec):
     keep_every_images: NonNegativeInt = 0
     """Keep for good the first checkpoint after every so many images too. 0: none."""
     max_failures: NonNegativeInt = 3
-    """Failures of workers after which the run gives up; before that it goes on from its newest checkpoint."""
+    """Failures of workers in a row, with no new checkpoint between them, after which the run gives up; before that it
+    goes on from its newest checkpoint. Lost machines and preemptions do not count."""
+    hang_after_s: NonNegativeFloat = 45.0
+    """Seconds that a step may take beyond three times the median one before its workers count as hung: the stacks of
+    all are saved below `hang` in the run folder, and they start anew. Waiting for data, sample grids and checkpoints
+    may take 10 times as long, the start 20 times. 0: never."""
+    max_wait_s: PositiveFloat = 1800.0
+    """Seconds that a run waits for a cluster that has no room for its workers, or does not start them."""
 
 
 class TrackingSpec(Spec):

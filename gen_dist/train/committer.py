@@ -16,10 +16,12 @@ from gen_dist.train import state
 from gen_dist.train.averages import Averages
 from gen_dist.train.collective import Team
 from gen_dist.train.engines import Engines
+from gen_dist.train.guard import Guard
 from gen_dist.train.hub import SupersededError
 from gen_dist.train.ledger import Ledger
 from gen_dist.train.recovery import warn_with
 from gen_dist.train.report import Report
+from gen_dist.train.watchdog import Unwatched, Watchdog
 
 FINISH_S = 330.0  # longer than a save is tried
 
@@ -42,11 +44,15 @@ class Committer:
         ledger: Ledger,
         team: Team,
         report: Report,
+        guard: Guard | None = None,
+        watchdog: Watchdog | Unwatched | None = None,
     ) -> None:
         self._url, self._attempt = store.url, attempt
         self._job, self._recipe, self._engines, self._averages = job, recipe, engines, averages
         self._frozen, self._data_digest = frozen, data_digest
         self._ledger, self._team, self._report = ledger, team, report
+        self._guard, self._watchdog = guard or Guard(job.train.nonfinite), watchdog or Unwatched()
+        self._spent: dict[int, dict[str, float]] = {}  # by images: what the state of that checkpoint had cost
         self._warn = warn_with(report)
         self._saver = Saver(
             store,
@@ -63,7 +69,8 @@ class Committer:
 
         Raises: SupersededError, on all workers together, where a newer worker group has taken over.
         """
-        stream = self._ledger.commit(now)
+        stream = {**self._ledger.commit(now), "guard": self._guard.state()}
+        self._spent[now.images] = self._watchdog.spent()
         facts: dict[str, Any] = {}
         if self._team.leads:
             facts = state.facts(
@@ -114,7 +121,8 @@ class Committer:
         """From the saver's thread."""
         self._warn(kind, **facts)
         if kind == "checkpoint":
-            self._report(kind, path=f"{self._url}/{facts.pop('name')}", **facts)
+            spent = self._spent.pop(facts["images"], {})
+            self._report(kind, path=f"{self._url}/{facts.pop('name')}", spent=spent, **facts)
 
 
 def from_any_thread(report: Report) -> Report:

@@ -22,6 +22,7 @@ from gen_dist.registry.secrets import without_secrets
 from gen_dist.registry.tracker import Tracker
 from gen_dist.sample.trained import Trained
 from gen_dist.store import Store
+from gen_dist.train.goodput import Goodput
 from gen_dist.train.launch import launch
 from gen_dist.train.provenance import versions
 from gen_dist.train.report import Event
@@ -52,6 +53,8 @@ class Outcome:
     mlflow_run: str | None
     signalled: int | None
     """The signal that ended it early."""
+    goodput: Goodput
+    """What became of its time."""
 
 
 def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
@@ -71,9 +74,13 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         note_base(store, begin_attempt(store), None)
     tracker = Tracker(job, run_folder=folder, facts={"data_digest": data.digest, "versions": versions()})
     tracker.start()
+    goodput = Goodput.of(folder / "events.jsonl")
 
     def hear(event: Event) -> None:
+        goodput.hear(event)
         tracker.handle(event)
+        if event["kind"] in ("checkpoint", "end"):
+            tracker.handle({**event, "kind": "metrics", "metrics": goodput.metrics()})
         watch(event)
 
     status: Status = "FAILED"
@@ -89,7 +96,7 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         tracker.finish(status, TRACKING_WAIT_S)
         if tracker.trouble:
             watch({"kind": "warning", "text": f"{tracker.trouble}; the run itself is whole in {folder}"})
-    return _outcome(folder, store, finished, published, tracker.run_id, signalled)
+    return _outcome(folder, store, finished, published, tracker.run_id, signalled, goodput)
 
 
 def _placed(job: JobSpec) -> JobSpec:
@@ -145,7 +152,13 @@ def _publish(job: JobSpec, store: Store, tracker: Tracker, watch: Watch) -> Publ
 
 
 def _outcome(
-    folder: Path, store: Store, finished: bool, published: Published | None, run_id: str | None, signalled: int | None
+    folder: Path,
+    store: Store,
+    finished: bool,
+    published: Published | None,
+    run_id: str | None,
+    signalled: int | None,
+    goodput: Goodput,
 ) -> Outcome:
     grids = sorted((folder / "samples").glob("images-*.png"))
     found = newest(store)
@@ -158,4 +171,5 @@ def _outcome(
         published=published,
         mlflow_run=run_id,
         signalled=signalled,
+        goodput=goodput,
     )

@@ -7,18 +7,22 @@ The rule (each line was paid for: DeepSpeed issues #399, #4923 and #1229 are wha
 2. While a phase runs, the parameters of every other group are frozen, or its gradients would leak into their next step.
 3. A group on ZeRO-3 is called through its engine, which gathers the weights that the raw module no longer has. A group
    whose phase differentiates twice therefore stays at ZeRO 2 or lower (`Settings.zero_max`).
-4. `gradient_clipping` is always written out: DeepSpeed clips at 1.0 where the key is absent.
+4. `gradient_clipping` is always written out: DeepSpeed clips at 1.0 where the key is absent. At stage 0 in fp32 it is 0
+   and we clip: DeepSpeed would not tell the norm, and asks the device for that of each parameter.
 5. Losses are divided by the accumulation here, and DeepSpeed is told of none, so that a phase may own its boundary.
 6. ZeRO-3's gradient buffers are emptied after each step. DeepSpeed overwrites them in a step's first backward only, so
    a parameter that this one does not reach (another phase's, another network's) would keep its gradient of an older
    step.
 7. The empty step that DeepSpeed makes when it wraps an optimizer (ZeRO 0 in bf16) is taken back. It would put Adam's
    bias correction a step ahead, which nearly halves the first step, and let weights decay once too often.
+8. A step that may not be made is dropped where DeepSpeed calls our optimizer: all that it does before and after is that
+   of every step, so that no buffer keeps a gradient, and the weights that it hands round are those it had.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -33,6 +37,9 @@ from gen_dist.job.spec import JobSpec
 from gen_dist.recipes.contract import Group
 
 NEVER_PRINT_STEPS = 1 << 40
+
+Judge = Callable[[float], str]
+"""Why a step whose gradient has this norm may not be made; empty where it may. Equal on all workers."""
 
 
 class GroupBox(nn.Module):
@@ -98,6 +105,13 @@ class GroupEngine:
             for masters, weights in zip(self.optimizer.fp32_groups, self.optimizer.fp16_groups, strict=True):
                 for master, weight in zip(masters, weights, strict=True):
                     master.data.copy_(weight.data)
+        self._clip_norm = job.train.clip_norm
+        self._plain = isinstance(self.optimizer, torch.optim.Optimizer)  # stage 0 in fp32: DeepSpeed wraps nothing
+        self._wants_norm = self._clip_norm > 0 or job.train.nonfinite.policy != "stop" or _has_spikes(job)
+        self._norm: float | None = None
+        self._judge: Judge = lambda norm: ""
+        self._objection: str | None = None
+        self._let_steps_be_dropped()
         # DeepSpeed would copy all gradients to a buffer, reduce it over one worker, and copy them back
         self._alone = self.stage == 0 and self.engine.dp_world_size == 1
         self.parameters = {name: p for name, p in self.box.named_parameters() if p.requires_grad}
@@ -118,18 +132,53 @@ class GroupEngine:
                 if parameter.grad is None:  # not reached: a gradient of 0 as at every other stage, or Adam would pause
                     parameter.grad = torch.zeros_like(parameter)
 
-    def step(self, learning_rate: float) -> None:
-        """One optimizer step at `learning_rate`; gradients are zero afterwards."""
+    def step(self, learning_rate: float, *, judge: Judge = lambda norm: "") -> str:
+        """One optimizer step at `learning_rate`, unless `judge` objects; gradients are zero afterwards either way.
+
+        Returns the objection: empty where the step was made.
+        """
         for param_group in self.optimizer.param_groups:
             param_group["lr"] = learning_rate
+        self._judge, self._objection = judge, None
+        if self._plain:
+            self._norm = self._clipped() if self._wants_norm else None
         self.engine.step()
         if self.stage == 3:
             self.optimizer.grad_partitions_flat_buffer.zero_()  # rule 6
+        if self._objection is None:  # DeepSpeed did not come to our optimizer: it found the norm to be no number
+            self._objection = judge(math.inf)
+        return self._objection
 
     def gradient_norm(self) -> float | None:
-        """L2 norm of the last step's gradient before clipping, where DeepSpeed computed one."""
-        norm = self.engine.get_global_grad_norm()
+        """L2 norm of the last step's gradient before clipping, where one was computed."""
+        norm = self._norm if self._plain else self.engine.get_global_grad_norm()
         return None if norm is None else float(norm)
+
+    def _clipped(self) -> float:
+        """Scale the gradients down to `clip_norm`; their norm before."""
+        own = list(self.parameters.values())
+        gradients = [parameter.grad for parameter in own if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._clip_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(own, self._clip_norm, norm)
+        return float(norm)
+
+    def _let_steps_be_dropped(self) -> None:
+        """Rule 8. ZeRO-3 makes its step in several parts: they share one verdict."""
+        client = self.optimizer if self._plain else self.optimizer.optimizer
+        make = client.step
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if self._objection is None:
+                norm = self.gradient_norm() if self._plain else self.optimizer._global_grad_norm
+                self._objection = "" if norm is None else self._judge(float(norm))
+            return None if self._objection else make(*args, **kwargs)
+
+        client.step = step
+
+
+def _has_spikes(job: JobSpec) -> bool:
+    return job.train.nonfinite.spike_factor > 0
 
 
 def engine_config(job: JobSpec, stage: int) -> dict[str, Any]:
@@ -137,7 +186,7 @@ def engine_config(job: JobSpec, stage: int) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": job.train.micro_batch_images,
         "gradient_accumulation_steps": 1,  # rule 5
-        "gradient_clipping": job.train.clip_norm,  # rule 4
+        "gradient_clipping": 0.0 if stage == 0 and job.train.precision == "fp32" else job.train.clip_norm,  # rule 4
         "bf16": {"enabled": job.train.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

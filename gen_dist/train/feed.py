@@ -27,9 +27,11 @@ def images_of_step(recipe: Recipe, clock: Clock, batch_images: int) -> int:
 
 
 def own_positions(
-    recipe: Recipe, clock: Clock, *, job: JobSpec, rank: int, world_size: int
+    recipe: Recipe, clock: Clock, *, job: JobSpec, rank: int, world_size: int, shift: int = 0
 ) -> Iterator[tuple[int, int]]:
     """(position, count) of each micro-batch of one worker, from the clock to the end of the run.
+
+    `shift`: positions that the run has passed over; without any, a position is the images seen before it.
 
     Micro-batch a of worker r is part a * workers + r of the global batch, so that its parts are the same samples with
     the same random numbers at every number of workers.
@@ -40,7 +42,7 @@ def own_positions(
         images = images_of_step(recipe, clock, job.train.global_batch_images)
         for first in range(clock.images, clock.images + images, job.train.global_batch_images):
             for part in range(parts):
-                yield first + (part * world_size + rank) * size, size
+                yield first + shift + (part * world_size + rank) * size, size
         clock = Clock(images=clock.images + images, step=clock.step + 1)
 
 
@@ -61,7 +63,7 @@ class Feed:
     ) -> None:
         self._device, self._stream, self._ledger = device, stream, ledger
         self._parts = arithmetic.accumulation(job, world_size)
-        positions = own_positions(recipe, clock, job=job, rank=rank, world_size=world_size)
+        positions = own_positions(recipe, clock, job=job, rank=rank, world_size=world_size, shift=ledger.shift)
         self._ahead = stream.prefetch(positions, depth=AHEAD)
         self.waited_s = 0.0
         """Time that `take` stood still, since the start."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,15 +23,16 @@ from gen_dist.job import arithmetic
 from gen_dist.job.errors import GenDistError
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
-from gen_dist.train.hub import start_hub
+from gen_dist.train import ray_settings
+from gen_dist.train.capacity import Capacity
+from gen_dist.train.controller import Announcer, SaveBeforeResize
+from gen_dist.train.deaths import TrainingFailedError
+from gen_dist.train.hub import News, start_hub
 from gen_dist.train.report import Event
 from gen_dist.train.worker import Assignment, train_worker
 
 POLL_S = 0.2
-
-
-class TrainingFailedError(GenDistError):
-    """A run that ended by an error of its workers."""
+NO_LIMIT = -1  # of Ray's own counters of failures: the hub decides (gen_dist.train.deaths), and so does Capacity
 
 
 class ClusterError(GenDistError):
@@ -50,9 +53,14 @@ def launch(
     Raises: GenDistError as the workers raised it; TrainingFailedError for any other error of theirs.
     """
     with ray_for(job):
-        hub = start_hub()
+        log = folder / "events.jsonl"
+        hub = start_hub(
+            max_failures=job.run.max_failures,
+            max_rollbacks=job.train.nonfinite.max_skips,
+            silent_after_s=job.run.hang_after_s,
+        )
         assignment = Assignment(job=resolve(job), run_folder=folder, train=train, heldout=heldout, hub=hub)
-        signalled = _fit(job, assignment, watch)
+        signalled = _fit(job, assignment, _written_down(log, watch))
         error = ray.get(hub.failure.remote())
     if error is not None:
         raise error
@@ -62,6 +70,7 @@ def launch(
 @contextmanager
 def ray_for(job: JobSpec) -> Iterator[None]:
     """A local Ray for the time of the run, or a connection to the cluster at `cluster.address`."""
+    ray_settings.apply(ray_settings.for_run(job))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let training yield to everything else on a laptop
@@ -84,6 +93,8 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         # "local" says that a cluster which happens to stand on this machine is not meant
         ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    # Ray prints a paragraph of guesses for every worker that dies; the hub says who and why in a line
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         yield
     finally:
@@ -107,15 +118,19 @@ def _trainer(job: JobSpec, assignment: Assignment) -> TorchTrainer:
         run_config=RunConfig(
             name=job.name,
             storage_path=str(assignment.run_folder / "ray"),
-            failure_config=FailureConfig(max_failures=job.run.max_failures),
+            failure_config=FailureConfig(
+                max_failures=NO_LIMIT, controller_failure_limit=NO_LIMIT, max_preemption_failures=NO_LIMIT
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=[Announcer(assignment.hub), SaveBeforeResize(assignment.hub)],
         ),
     )
 
 
 def _fit(job: JobSpec, assignment: Assignment, watch: Callable[[Event], None]) -> int | None:
     """Fit in a thread, so that this one can watch, and hear Ctrl-C before Ray does."""
-    trainer, hub = _trainer(job, assignment), assignment.hub
+    trainer, hub, capacity = _trainer(job, assignment), assignment.hub, Capacity(job)
+    watch({"kind": "launch", "at_s": time.time(), "by": "hub"})
     failure: list[BaseException] = []
 
     def fit() -> None:
@@ -129,21 +144,40 @@ def _fit(job: JobSpec, assignment: Assignment, watch: Callable[[Event], None]) -
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
-            _pass_on(hub, watch)
-    _pass_on(hub, watch)
-    if failure and ray.get(hub.failure.remote()) is None:
+            news = _pass_on(hub, watch)
+            if news.failure is not None:
+                break  # no restart can mend it, and Ray would try
+            alert = capacity.check(news.quiet_s)
+            if alert is not None:
+                watch(alert)
+    news = _pass_on(hub, watch)
+    if failure and news.failure is None:
         log = assignment.run_folder / "error.log"
         log.write_text(f"{failure[0]}\n")
         raise TrainingFailedError(
-            f"{job.name}: the workers failed {job.run.max_failures + 1} times: {_last_line(failure[0])}; the whole"
-            f" traceback is in {log}; mend the cause and run the same command again to go on from the newest checkpoint"
+            f"{job.name}: Ray Train gave up: {_last_line(failure[0])}; the whole traceback is in {log}; mend the cause"
+            " and run the same command again to go on from the newest checkpoint"
         )
     return signals[0] if signals else None
 
 
-def _pass_on(hub: Any, watch: Callable[[Event], None]) -> None:
-    for event in ray.get(hub.take.remote()):
+def _pass_on(hub: Any, watch: Callable[[Event], None]) -> News:
+    news: News = ray.get(hub.news.remote())
+    for event in news.events:
         watch(event)
+    return news
+
+
+def _written_down(log: Path, watch: Callable[[Event], None]) -> Callable[[Event], None]:
+    """`watch`, and a line in the log for what the hub or this process says: the leading worker writes its own."""
+
+    def hear(event: Event) -> None:
+        if event.get("by") == "hub":
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event, default=str) + "\n")
+        watch(event)
+
+    return hear
 
 
 def _last_line(error: BaseException) -> str:

@@ -44,9 +44,22 @@ class Ledger:
         self._plan, self._team, self._max_bad_share, self._folder = plan, team, max_bad_share, folder
         state = state or {}
         self._audit: list[list[int]] = [list(entry) for entry in state.get("audit", [])]
+        self._skipped: list[list[int]] = [list(entry) for entry in state.get("skipped", [])]
         self._bad = [BadSample(**entry) for entry in state.get("bad", [])]
         self._new: list[BadSample] = []
         self._count, self._sum = 0, 0
+
+    @property
+    def shift(self) -> int:
+        """Positions that the run has passed over: images seen and this are the position of the next sample."""
+        return sum(count for _, count in self._skipped)
+
+    def pass_over(self, clock: Clock, *, position: int) -> int:
+        """Go on at `position` from here, for what stands before it was no good. Returns how many are passed over."""
+        count = position - clock.images - self.shift
+        if count > 0:
+            self._skipped.append([clock.images, count])
+        return max(0, count)
 
     def took(self, batch: dict[str, Any]) -> None:
         """Notes one micro-batch of this worker, and takes from it what is not the recipe's."""
@@ -85,7 +98,8 @@ class Ledger:
         self._count, self._sum, self._new = 0, 0, []
         self._write_down(self._bad)
         plan = STREAMED if self._plan is None else asdict(self._plan)
-        return {"plan": plan, "audit": self._audit, "bad": [asdict(bad) for bad in self._bad]}
+        kept = {"plan": plan, "audit": self._audit, "bad": [asdict(bad) for bad in self._bad]}
+        return {**kept, "skipped": self._skipped} if self._skipped else kept
 
     def _write_down(self, found: Sequence[BadSample]) -> None:
         if self._team.leads and found and self._folder is not None:

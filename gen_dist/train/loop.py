@@ -6,37 +6,40 @@ Phases outermost, micro-batches inside: a discriminator's step sees the whole ba
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from gen_dist.job import arithmetic
-from gen_dist.job.errors import GenDistError
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes.contract import Clock, Ctx, Phase, Recipe
 from gen_dist.recipes.randomness import Draw
 from gen_dist.train import state
 from gen_dist.train.averages import Averages
 from gen_dist.train.collective import Team
-from gen_dist.train.engines import Engines
+from gen_dist.train.engines import Engines, GroupEngine
 from gen_dist.train.feed import Feed, MicroBatch, images_of_step
+from gen_dist.train.guard import Guard, NonFiniteLossError, RollbackWanted, names, poisoned
 from gen_dist.train.ledger import Ledger
 from gen_dist.train.meters import Meters
+from gen_dist.train.notices import Notice
 from gen_dist.train.rates import learning_rate
 from gen_dist.train.report import Report
 from gen_dist.train.studio import Studio
+from gen_dist.train.watchdog import Unwatched, Watchdog
 
 TURNS_OF_PHASE = 1 << 16  # random draws that one phase may make of one micro-batch
-STEPS_BETWEEN_STOP_CHECKS = 4
-
-
-class NonFiniteLossError(GenDistError):
-    """A loss that is no longer a number."""
+LOWER = (
+    "lower the learning rate under [model], or train.clip_norm, or set train.nonfinite.policy; the newest checkpoint"
+    " was written before this"
+)
 
 
 class Loop:
-    """All that a run is on one worker. `run` ends with the job, or soon after `should_stop` says so anywhere."""
+    """All that a run is on one worker. `run` ends with the job, or soon after `notices` says so anywhere."""
 
     def __init__(
         self,
@@ -51,14 +54,18 @@ class Loop:
         team: Team,
         clock: Clock,
         report: Report,
-        commit: Callable[[Clock], Path | None],
-        should_stop: Callable[[], bool],
+        commit: Callable[[Clock], None],
+        notices: Callable[[], Notice] = Notice,
+        guard: Guard | None = None,
+        watchdog: Watchdog | Unwatched | None = None,
     ) -> None:
         self.job, self.recipe, self.engines, self.averages = job, recipe, engines, averages
         self.feed, self.studio, self.team, self.clock = feed, studio, team, clock
         self._ledger = ledger
-        self._report, self._commit, self._should_stop = report, commit, should_stop
+        self._report, self._commit, self._notices = report, commit, notices
+        self._guard, self._watchdog = guard or Guard(job.train.nonfinite), watchdog or Unwatched()
         self._frozen = studio.frozen
+        self._losses: dict[str, list[tuple[str, Mapping[str, Tensor]]]] = {}  # by group, of the step to come
         self._meters = Meters(team.mean, device=team.device, images=clock.images)
 
     def run(self) -> Clock:
@@ -76,11 +83,16 @@ class Loop:
         if self._due(before, job.log_every_images):
             self._log()
         if self._due(before, job.sample_every_images) and job.sample_every_images:
+            self._watchdog.enter("samples")
             self._sample()
-        stopping = self.clock.step % STEPS_BETWEEN_STOP_CHECKS == 0 and self.team.any(self._should_stop())
-        if stopping or self._due(before, job.checkpoint_every_images):
+        notice = self._notices()
+        if notice.save:
+            self._report("notice", images=self.clock.images, why=notice.why)
+        if notice.stop or notice.save or self._due(before, job.checkpoint_every_images):
+            self._watchdog.enter("checkpoint")
+            self._must_be_finite()
             self._commit(self.clock)
-        return not stopping
+        return not notice.stop
 
     def _due(self, before_images: int, every_images: int) -> bool:
         """Whether this step crossed a multiple of `every_images`, or ended the run."""
@@ -89,18 +101,24 @@ class Loop:
         return every_images > 0 and self.clock.images // every_images > before_images // every_images
 
     def _learn(self) -> None:
-        waited_s = self.feed.waited_s
+        self._watchdog.enter("step")
+        waited_s, started_s, num_dropped = self.feed.waited_s, time.perf_counter(), self._guard.num_dropped
         batches, scratch = self._draw()
         for number, phase in enumerate(self.recipe.phases(self.clock)):
             if phase.fresh:
                 batches, scratch = self._draw()
             self._phase(phase, number, batches, scratch)
+        if self._guard.num_dropped == num_dropped:
+            self._guard.made()
         self._meters.waited(self.feed.waited_s - waited_s)
+        self._watchdog.stepped(time.perf_counter() - started_s - (self.feed.waited_s - waited_s))
         images = images_of_step(self.recipe, self.clock, self.job.train.global_batch_images)
         self.clock = Clock(images=self.clock.images + images, step=self.clock.step + 1)
 
     def _draw(self) -> tuple[list[MicroBatch], list[dict[str, object]]]:
+        self._watchdog.enter("data")
         batches = self.feed.take()
+        self._watchdog.enter("step")
         return batches, [{} for _ in batches]
 
     def _phase(self, phase: Phase, number: int, batches: list[MicroBatch], scratch: list[dict[str, object]]) -> None:
@@ -122,12 +140,50 @@ class Loop:
                     scratch=scratch[part],
                 )
                 losses = phase.loss(ctx, batch)
-                self._meters.add(phase.name, losses)
+                detached = {name: value.detach() for name, value in losses.items()}
+                self._losses.setdefault(phase.group, []).append((phase.name, detached))
                 total = torch.stack(list(losses.values())).sum() / len(batches)
-                member.backward(total, last=phase.step and part == len(batches) - 1)
+                member.backward(poisoned(total), last=phase.step and part == len(batches) - 1)
             if phase.step:
-                member.step(learning_rate(member.group, job=self.job, images=self.clock.images))
-                self.averages.update(phase.group)
+                self._move(member, phase)
+
+    def _move(self, member: GroupEngine, phase: Phase) -> None:
+        """The optimizer's step, unless its gradient is no good on any worker."""
+        rate = learning_rate(member.group, job=self.job, images=self.clock.images)
+        objection = member.step(rate, judge=partial(self._guard.objection, phase.name))
+        losses = self._losses.pop(phase.group)
+        if objection:
+            self._drop(phase, objection, losses)
+            return
+        self.averages.update(phase.group)
+        for name, values in losses:
+            self._meters.add(name, values)
+
+    def _drop(self, phase: Phase, objection: str, losses: list[tuple[str, Mapping[str, Tensor]]]) -> None:
+        """What the job wants of a step that was not made. Collective. Raises: NonFiniteLossError, RollbackWanted."""
+        broken = [
+            f"{name} at rank {rank}" for rank, found in enumerate(self.team.gather(names(losses))) for name in found
+        ]
+        images, spec = self.clock.images, self._guard.spec
+        why = "; ".join([f"phase {phase.name}: {objection}", *broken[:3]])
+        where = f"after {images} images (step {self.clock.step}): {why}"
+        if spec.policy == "stop":
+            raise NonFiniteLossError(f"{where}: {LOWER}")
+        if spec.policy == "rollback":
+            end = images + images_of_step(self.recipe, self.clock, self.job.train.global_batch_images)
+            raise RollbackWanted(spec.rollback_checkpoints, end + self._ledger.shift, images, why)
+        too_many = self._guard.dropped()
+        facts = {"phase": phase.name, "why": why, "total": self._guard.num_dropped}
+        self._report("skipped", images=images, step=self.clock.step, **facts)
+        if too_many:
+            raise NonFiniteLossError(
+                f"{where}: more than train.nonfinite.max_skips = {spec.max_skips} in a row; {LOWER}"
+            )
+
+    def _must_be_finite(self) -> None:
+        """No checkpoint of weights that are no numbers, also where no gradient is looked at. Collective."""
+        if self.team.any(not self._meters.finite()):
+            self._log()
 
     def _log(self) -> None:
         metrics = self._meters.read(self.clock.images)
@@ -139,11 +195,13 @@ class Loop:
         broken = [name for name, value in metrics.items() if name.startswith("loss/") and not math.isfinite(value)]
         if broken:
             raise NonFiniteLossError(
-                f"{broken[0]}={metrics[broken[0]]} after {self.clock.images} images (step {self.clock.step}): lower the"
-                " learning rate under [model], or train.clip_norm; the newest checkpoint was written before this"
+                f"{broken[0]}={metrics[broken[0]]} after {self.clock.images} images (step {self.clock.step}): {LOWER}"
             )
         metrics |= self._data_metrics()
-        self._report("metrics", images=self.clock.images, step=self.clock.step, metrics=metrics)
+        if self._guard.spec.policy == "skip":
+            metrics["dropped_steps"] = float(self._guard.num_dropped)
+        spent = self._watchdog.spent()
+        self._report("metrics", images=self.clock.images, step=self.clock.step, metrics=metrics, spent=spent)
 
     def _data_metrics(self) -> dict[str, float]:
         """Of all workers together, since they started."""

@@ -32,6 +32,11 @@ class Meters:
             self._sums[key] = self._sums.get(key, 0.0) + value.detach().float()
             self._counts[key] = self._counts.get(key, 0) + 1
 
+    def finite(self) -> bool:
+        """Whether every loss of this worker since the last reading is a number."""
+        values = list(self._sums.values())
+        return not values or bool(torch.isfinite(torch.stack(values)).all())
+
     def waited(self, seconds: float) -> None:
         """Time that this worker stood still for data."""
         self._wait_s += seconds

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Event = Mapping[str, Any]
-"""`kind` is one of start, progress, metrics, samples, checkpoint, stopped, end; `at_s` is Unix time."""
+"""`kind` is one of start, progress, metrics, samples, checkpoint, skipped, notice, end from the leading worker; launch,
+attempt, hang, death, crash_loop, rollback, waiting from the hub and the driver, `by` "hub". `at_s` is Unix time."""
 
 PROGRESS_EVERY_S = 0.5
 

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+import ray.train
 
 from gen_dist.data.order import Plan
 from gen_dist.data.sequential import SequentialStream, Unindexed
 from gen_dist.data.source import Data, open_stream
 from gen_dist.data.stream import Stream
 from gen_dist.job import arithmetic
-from gen_dist.job.errors import GenDistError
 from gen_dist.job.load import load_resolved
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, Recipe
 from gen_dist.registry.runs import checkpoint_store
-from gen_dist.train.hub import StopSignal, SupersededError
+from gen_dist.train.hub import Resume, Wishes
 from gen_dist.train.process import prepare
 from gen_dist.train.report import Report, Reporter, silent
 from gen_dist.train.sizes import bucket_sizes, check_kept
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from gen_dist.train.collective import Team
     from gen_dist.train.engines import Engines
     from gen_dist.train.loop import Loop
+    from gen_dist.train.membership import Member
+    from gen_dist.train.notices import Notices
+    from gen_dist.train.watchdog import Unwatched, Watchdog
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,18 @@ def train_worker(config: dict[str, Any]) -> None:
     assignment: Assignment = config["assignment"]
     if ray.get(assignment.hub.failure.remote()) is not None:
         return  # a restart would meet the same error again
-    try:
-        _train(assignment)
-    except GenDistError as error:
-        if isinstance(error, SupersededError) and ray.get(assignment.hub.is_superseded.remote(error.attempt)):
-            return  # this run goes on in a newer worker group of the same driver, which gave this one up
-        ray.get(assignment.hub.fail.remote(error))
-        raise
-
-
-def _train(assignment: Assignment) -> None:
     job = load_resolved(assignment.job)
+    from gen_dist.train.membership import Member
+
+    member = Member(assignment.hub, run_folder=assignment.run_folder, hang_after_s=job.run.hang_after_s)
+    with member.last_words():
+        _train(assignment, job, member)
+
+
+def _train(assignment: Assignment, job: JobSpec, member: Member) -> None:
     device = prepare(job)
     # after `prepare`: DeepSpeed looks at the environment when it is first imported
+    from gen_dist.train import recovery
     from gen_dist.train.collective import Team
     from gen_dist.train.committer import from_any_thread
 
@@ -75,13 +77,24 @@ def _train(assignment: Assignment) -> None:
     report: Report = silent
     if team.leads:
         report = from_any_thread(Reporter(assignment.run_folder / "events.jsonl", assignment.hub.put.remote))
-    with build_loop(assignment, job, team=team, report=report) as loop:
+    resume = member.enter(team, recovery.begin(checkpoint_store(job), team=team, report=report))
+    if resume is None:
+        return
+    with build_loop(assignment, job, team=team, report=report, resume=resume, watchdog=member.watchdog) as loop:
         clock = loop.run()
-    report("end", images=clock.images)
+    report("end", images=clock.images, spent=member.watchdog.spent())
 
 
 @contextmanager
-def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Report) -> Iterator[Loop]:
+def build_loop(
+    assignment: Assignment,
+    job: JobSpec,
+    *,
+    team: Team,
+    report: Report,
+    resume: Resume,
+    watchdog: Watchdog | Unwatched,
+) -> Iterator[Loop]:
     """The loop of this worker with all its parts, where the newest checkpoint left it. Its streams close with it.
 
     What it began to write is committed when the context is left without an error.
@@ -89,34 +102,37 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
     from gen_dist.train import recovery, state
     from gen_dist.train.committer import Committer
     from gen_dist.train.feed import Feed
+    from gen_dist.train.guard import Guard
     from gen_dist.train.ledger import Ledger
     from gen_dist.train.loop import Loop
     from gen_dist.train.studio import Studio
 
     store = checkpoint_store(job)
-    attempt = recovery.begin(store, team=team, report=report)
-    if team.leads:
-        ray.get(assignment.hub.begin.remote(attempt))
     parts, frozen = _build(job, team)
     recipe, digests = parts["recipe"], recovery.led(team, lambda: state.frozen_digests(frozen))
-    where = _pick_up(assignment, store, attempt, team=team, report=report, frozen=digests, **parts)
+    where = _pick_up(assignment, store, resume, team=team, report=report, frozen=digests, **parts)
     clock, plan, kept, found = where.clock, where.plan, where.stream, where.found
     ledger = Ledger(plan, team=team, max_bad_share=job.data.max_bad_share, folder=assignment.run_folder, state=kept)
-    begun = {"attempt": attempt, "resumed_from": found.url if found else "", "workers": team.size}
-    report("start", images=clock.images, **begun, **_sizes(parts["engines"]))
+    guard = Guard(job.train.nonfinite, state=kept.get("guard"))
+    if resume.after_position is not None:
+        ledger.pass_over(clock, position=resume.after_position)
+    begun = {"attempt": resume.attempt, "resumed_from": found.url if found else "", "workers": team.size}
+    facts = {**begun, "passed_over_images": ledger.shift, "spent": watchdog.spent(), **_sizes(parts["engines"])}
+    report("start", images=clock.images, **facts)
+    said: dict[str, Any] = {"ledger": ledger, "team": team, "report": report}
     commit = Committer(
         store,
-        attempt,
+        resume.attempt,
         **parts,
+        **said,
         parent=found.name if found else None,
         frozen=digests,
         data_digest=assignment.train.digest,
-        ledger=ledger,
-        team=team,
-        report=report,
+        guard=guard,
+        watchdog=watchdog,
     )
-
-    with _opened(assignment, job, recipe, plan, team=team, clock=clock) as (train, heldout):
+    share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images + ledger.shift}
+    with _opened(assignment, job, recipe, plan, **share) as (train, heldout):
         studio = Studio(
             job,
             recipe=recipe,
@@ -129,14 +145,14 @@ def build_loop(assignment: Assignment, job: JobSpec, *, team: Team, report: Repo
         )
         loop = Loop(
             **parts,
-            ledger=ledger,
+            **said,
             feed=Feed(train, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=team.device),
             studio=studio,
-            team=team,
             clock=clock,
-            report=report,
             commit=commit,
-            should_stop=StopSignal(assignment.hub),
+            notices=_notices(assignment, team),
+            guard=guard,
+            watchdog=watchdog,
         )
         with commit.seen_through():
             yield loop
@@ -172,7 +188,7 @@ class _Where:
 def _pick_up(
     assignment: Assignment,
     store: Store,
-    attempt: int,
+    resume: Resume,
     *,
     job: JobSpec,
     recipe: Recipe,
@@ -182,12 +198,15 @@ def _pick_up(
     team: Team,
     report: Report,
 ) -> _Where:
-    """The newest checkpoint, put into the engines; or the beginning. Collective. Raises: CheckpointError."""
+    """The newest checkpoint that is not to be passed over, put into the engines; or the beginning. Collective.
+
+    Raises: CheckpointError.
+    """
     from gen_dist.train import recovery, state
     from gen_dist.train.ledger import check_same_reading
 
     plan = _plan(job, recipe, assignment.train)
-    found = recovery.recover(store, attempt, team=team, report=report)
+    found = recovery.recover(store, resume.attempt, team=team, report=report, skip=resume.skip_checkpoints)
     if found is None:
         return _Where(Clock(images=0, step=0), plan, {}, None)
     kept = found.manifest.facts["stream"]
@@ -202,11 +221,10 @@ def _pick_up(
 
 @contextmanager
 def _opened(
-    assignment: Assignment, job: JobSpec, recipe: Recipe, plan: Plan | None, *, team: Team, clock: Clock
+    assignment: Assignment, job: JobSpec, recipe: Recipe, plan: Plan | None, **share: int
 ) -> Iterator[tuple[Stream | SequentialStream, Stream | SequentialStream | None]]:
     """Training and held-out samples."""
     with ExitStack() as streams:
-        share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images}
         train = _open(job, recipe, assignment.train, plan, **share)
         streams.callback(train.close)
         heldout = None
@@ -214,6 +232,14 @@ def _opened(
             heldout = _open(job, recipe, assignment.heldout, None)
             streams.callback(heldout.close)
         yield train, heldout
+
+
+def _notices(assignment: Assignment, team: Team) -> Notices:
+    from gen_dist.train.notices import Notices
+
+    wishes = Wishes(assignment.hub)
+    asked = {"should_stop": wishes.stop, "should_save": wishes.save}
+    return Notices(team, **asked, preemption=ray.train.get_preemption_info)
 
 
 def _open(

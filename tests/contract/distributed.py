@@ -12,6 +12,7 @@ from torch import Tensor
 from gen_dist.checkpoint import open_checkpoint
 from gen_dist.recipes.contract import Clock
 from gen_dist.store import open_store
+from gen_dist.train.guard import NonFiniteLossError, RollbackWanted
 from gen_dist.train.process import prepare
 from tests.contract.cases import Case, build, stream
 
@@ -22,7 +23,7 @@ def train(case: Case) -> dict[str, Any]:
     """From the start, or `case.resume`, to the end of the job. Returns, equal on all ranks:
 
     `weights`: fp32, by group/network.parameter; `averages`: what samples are drawn from, by network.parameter;
-    `metrics`: what was reported, oldest first.
+    `metrics`: what was reported, oldest first; `skipped`: the steps that were not made.
     """
     job = case.job
     device = prepare(job)
@@ -49,10 +50,13 @@ def train(case: Case) -> dict[str, Any]:
         state.check_fits(checkpoint, job=job, frozen={}, data_digest=DIGEST)
         clock = state.restore(checkpoint, recipe=recipe, engines=engines, averages=averages)
     metrics: list[dict[str, Any]] = []
+    skipped: list[dict[str, Any]] = []
 
     def report(kind: str, **facts: Any) -> None:
         if kind == "metrics":
             metrics.append(facts["metrics"])
+        elif kind == "skipped":
+            skipped.append(facts)
 
     data = stream(job, recipe)
     ledger = Ledger(data.order.plan, team=team, max_bad_share=1.0)
@@ -72,7 +76,6 @@ def train(case: Case) -> dict[str, Any]:
         studio=Studio(**parts, frozen={}, train=data, heldout=data, folder=Path(tempfile.mkdtemp())),
         clock=clock,
         commit=commit or (lambda now: None),
-        should_stop=lambda: False,
     ).run()
     if commit is not None:
         commit.finish()
@@ -82,7 +85,16 @@ def train(case: Case) -> dict[str, Any]:
         for key, value in whole_weights(member)
     }
     drawn_from = {key: _array(value) for key, value in state.model_weights(engines, averages).items()}
-    return {"weights": weights, "averages": drawn_from, "metrics": metrics}
+    return {"weights": weights, "averages": drawn_from, "metrics": metrics, "skipped": skipped}
+
+
+def train_until_refused(case: Case) -> tuple[str, str, tuple[Any, ...]]:
+    """The error that ends the training: its type, its text and its arguments. Every rank must raise it."""
+    try:
+        train(case)
+    except (NonFiniteLossError, RollbackWanted) as error:
+        return type(error).__name__, str(error), error.args
+    return "", "", ()
 
 
 def _array(value: Tensor) -> np.ndarray:

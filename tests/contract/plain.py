@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,8 @@ class Result:
     num_clipped: int = 0
     num_steps: dict[str, int] = field(default_factory=dict)
     """Optimizer steps by phase."""
+    dropped: list[tuple[int, str]] = field(default_factory=list)
+    """(step, phase) of those that were not made."""
 
 
 class Half:
@@ -44,8 +47,11 @@ def _cast(tree: Any, dtype: torch.dtype) -> Any:
     return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, tree)
 
 
-def train(case: Case, *, gradient_scale: float = 1.0) -> Result:
-    """From the start of the job to its end. Another `gradient_scale` is a fault on purpose."""
+def train(case: Case, *, gradient_scale: float = 1.0, longest_norm: float = math.inf) -> Result:
+    """From the start of the job to its end. Another `gradient_scale` is a fault on purpose.
+
+    A step whose loss or gradient is no number is not made, nor one whose gradient is longer than `longest_norm`.
+    """
     job = case.job
     torch.set_num_threads(1)
     torch.manual_seed(job.seed)
@@ -87,8 +93,15 @@ def train(case: Case, *, gradient_scale: float = 1.0) -> Result:
                     value.requires_grad_(name == phase.group)
             draw = Draw(seed=job.seed, first=position, count=size, turn=number * 65_536)
             ctx = Ctx(nets=routes, frozen={}, clock=clock, draw=draw, device=torch.device("cpu"))
-            sum(phase.loss(ctx, batch).values()).backward()
+            loss = sum(phase.loss(ctx, batch).values())
+            loss.backward()
             if not phase.step:
+                continue
+            found = [value.grad for value in parameters[phase.group].values() if value.grad is not None]
+            length = float(torch.cat([gradient.flatten() for gradient in found]).norm())
+            if not (math.isfinite(float(loss)) and math.isfinite(length) and length <= longest_norm):
+                optimizers[phase.group].zero_grad()
+                result.dropped.append((step, phase.name))
                 continue
             for value in parameters[phase.group].values():
                 # torch's optimizers skip a parameter that the phase did not reach; engines give it a gradient of zero,

@@ -1,10 +1,11 @@
-"""A recipe of one group, with what none of the catalog has: gradients carried into a next phase, fresh batches, decay.
+"""Recipes with what none of the catalog has: gradients carried into a next phase, fresh batches, decay; bad steps.
 
 Shapes: B images, H x W pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -62,3 +63,25 @@ class OneGroup(Recipe):
         """Cleaned noise."""
         noise = ctx.draw.normal(3, SIDE_PX, SIDE_PX)
         return ctx.nets["up"](ctx.nets["down"](noise)).clamp(-1.0, 1.0)
+
+
+NAN_STEPS, INF_STEP, SPIKE_STEP = (3, 4), 7, 19
+BAD_SAMPLE = 5  # of a global batch: rank 1 of two has it, in its first micro-batch of 4
+
+
+class BadSteps(OneGroup):
+    """OneGroup, where the loss on one sample of some steps is no number, infinite with a finite gradient, or huge."""
+
+    def _clean(self, ctx: Ctx, batch: Batch) -> Losses:
+        losses, step = super()._clean(ctx, batch), ctx.clock.step
+        images = batch["image"]
+        first = int(ctx.draw._position_B[0]) - ctx.clock.images
+        if BAD_SAMPLE not in range(first, first + len(images)):
+            return losses
+        if step in NAN_STEPS:
+            losses["error"] = losses["error"] * math.nan
+        elif step == INF_STEP:
+            losses["error"] = losses["error"] + math.inf
+        elif step == SPIKE_STEP:
+            losses["error"] = losses["error"] * 1e4
+        return losses

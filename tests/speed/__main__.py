@@ -20,6 +20,7 @@ BENCHMARKS = {
     "checkpoint-blocking": "tests.speed.checkpoint.blocking",
     "checkpoint-total": "tests.speed.checkpoint.total",
     "resume": "tests.speed.checkpoint.resume",
+    "recovery": "tests.speed.recovery",
 }
 
 

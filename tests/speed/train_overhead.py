@@ -95,8 +95,10 @@ def _measure_all(config: dict[str, Any]) -> None:
 
 def _measure(case: Case, *, folder: Path, hub: Any, tiny: bool, **_: object) -> dict[str, float]:
     from gen_dist.job.load import resolve
+    from gen_dist.train.hub import Resume
     from gen_dist.train.process import prepare
     from gen_dist.train.report import Reporter
+    from gen_dist.train.watchdog import Unwatched
     from gen_dist.train.worker import Assignment, build_loop
 
     job = _job(case, tiny=tiny)
@@ -108,6 +110,7 @@ def _measure(case: Case, *, folder: Path, hub: Any, tiny: bool, **_: object) -> 
     run_folder = folder / f"{case.recipe}-{len(list(folder.iterdir()))}"
     assignment = Assignment(job=resolve(job), run_folder=run_folder, train=data, heldout=None, hub=hub)
     report = Reporter(run_folder / "events.jsonl", hub.put.remote)
+    first = Resume(attempt=1, skip_checkpoints=0, after_position=None)
     columns: dict[str, Any] = {}
 
     def open_warm(*args: Any, **kwargs: Any) -> Stream:
@@ -119,7 +122,7 @@ def _measure(case: Case, *, folder: Path, hub: Any, tiny: bool, **_: object) -> 
 
     with (
         mock.patch("gen_dist.train.worker.open_stream", open_warm),
-        build_loop(assignment, job, team=Team(device), report=report) as loop,
+        build_loop(assignment, job, team=Team(device), report=report, resume=first, watchdog=Unwatched()) as loop,
     ):
         bare = BareLoop(catalog.build(job.recipe, job.model), job, columns)
         num_steps, num_rounds = (2, 2) if tiny else (case.num_steps, case.num_rounds)

@@ -63,6 +63,23 @@ def test_where_a_run_committed_and_how_much_is_looked_at_at_once_changes_nothing
     assert (proof.holds, proof.epochs, sum(heard)) == (True, epochs, 40)
 
 
+def test_what_a_rollback_passed_over_is_said_and_not_missing() -> None:
+    """The run went back to 16 images and on with position 20: 4 positions later than the images seen, from there on."""
+    audit = []
+    for first, end, shift in ((0, 8, 0), (8, 16, 0), (16, 24, 4), (24, 40, 4)):
+        audit.append((end, end - first, fingerprint(ORDER.ids(first + shift, end - first))))
+    proof = proved(Kept(PLAN, audit, [], [(16, 4)]))
+    assert proof.holds
+    assert [(segment.first, segment.end) for segment in proof.segments] == [(0, 8), (8, 16), (20, 28), (28, 44)]
+    assert [(epoch.used_once, epoch.skipped, epoch.missing) for epoch in proof.epochs] == [
+        (15, 0, 0),
+        (11, 4, 0),
+        (14, 0, 0),
+    ]
+    assert not proved(Kept(PLAN, audit, [])).holds, "what nobody wrote down"
+    assert not proved(Kept(PLAN, audit, [], [(8, 4)])).holds, "at another place"
+
+
 def tampered(entry: tuple[int, int, int]) -> tuple[int, int, int]:
     return entry[0], entry[1], entry[2] ^ 1
 
@@ -197,12 +214,12 @@ def written(shards: Path, folder: Path, *, change: Callable[[dict[str, Any]], ob
 def test_the_command_says_what_it_proved(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "audit", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["source", "epoch", "samples", "once", "more", "missing", "unreadable"]
+    assert lines[0].split() == ["source", "epoch", "samples", "once", "more", "missing", "skipped", "unreadable"]
     assert [line.split()[1:] for line in lines[1:3]] == [
-        ["0", "20", "20", "0", "0", "0"],
-        ["1", "20", "20", "0", "0", "1"],
+        ["0", "20", "20", "0", "0", "0", "0"],
+        ["1", "20", "20", "0", "0", "0", "1"],
     ]
-    assert lines[3].split()[1:] == ["2", "(under", "way)", "20", "8", "0", "0", "0"]
+    assert lines[3].split()[1:] == ["2", "(under", "way)", "20", "8", "0", "0", "0", "0"]
     assert lines[4].startswith("proved     each sample once an epoch: 48 images in 2 commits (")
     assert main(["data", "audit", str(run / "checkpoints" / "images-000000000048.a000001"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -171,3 +171,20 @@ def test_a_sample_that_comes_again_in_every_epoch_counts_once() -> None:
     state = its.commit(at(4))
     assert len(state["bad"]) == 3 * FREE_BAD_SAMPLES
     assert ledger(state=through_json(state)).check(at(4)) == 1
+
+
+def test_what_a_rollback_passes_over_is_kept_and_proved() -> None:
+    its = ledger()
+    took(its, 0, 16)
+    state = through_json(its.commit(at(16)))
+    again = ledger(state=state)
+    assert again.shift == 0
+    assert again.pass_over(at(16), position=28) == 12
+    assert again.pass_over(at(16), position=28) == 0, "once"
+    assert again.shift == 12
+    took(again, 28, 36)  # the position of image 16 is 28 now
+    state = through_json(again.commit(at(24)))
+    found = kept(state, where="state")
+    assert found.skipped == [(16, 12)]
+    assert prove(ORDER, found, sizes=[ORDER.num_samples], end=24).holds
+    assert ledger(state=state).shift == 12

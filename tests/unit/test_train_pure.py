@@ -82,3 +82,13 @@ def test_the_average_decays_by_images_whatever_the_batch(batch: int, parts: int)
 def test_the_average_of_a_young_group_follows_its_weights() -> None:
     assert decay(64, half_life_images=10_000, images=64) < 1e-5
     assert decay(64, half_life_images=10_000, images=1e9) == pytest.approx(0.5 ** (64 / 10_000))
+
+
+def test_a_run_that_passed_over_some_positions_takes_all_later_ones_in_their_order() -> None:
+    spec = job(global_batch_images=8, micro_batch_images=2)
+    plain = [list(own_positions(Critic(), Clock(16, 1), job=spec, rank=rank, world_size=2)) for rank in range(2)]  # type: ignore[arg-type]
+    later = [
+        list(own_positions(Critic(), Clock(16, 1), job=spec, rank=rank, world_size=2, shift=24))  # type: ignore[arg-type]
+        for rank in range(2)
+    ]
+    assert later == [[(first + 24, count) for first, count in own] for own in plain]

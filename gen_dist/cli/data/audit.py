@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gen_dist.sample.source import ModelFacts
 
 MOST_LINES = 20  # of epochs and of segments, told in text; --json tells of all
-HEAD = ("source", "epoch", "samples", "once", "more", "missing", "unreadable")
+HEAD = ("source", "epoch", "samples", "once", "more", "missing", "skipped", "unreadable")
 
 
 def audit(
@@ -32,7 +32,8 @@ def audit(
     computes both again from the order of the data, and counts each sample in each epoch. Proved: the committed steps
     were given these samples and no others. Not proved: that their bytes were those of today (the digest is of names
     and sizes; `gen-dist data verify` reads them), nor what the model made of them. An unreadable sample keeps its
-    place with weight 0 and counts as used; its number is told. Exit code 1: the proof does not hold.
+    place with weight 0 and counts as used; its number is told. So is that of samples that a rollback passed over
+    (`train.nonfinite`), which the epoch then lacks. Exit code 1: the proof does not hold.
     """
     from gen_dist.data import audit as audits
     from gen_dist.data.source import find_data
@@ -62,6 +63,7 @@ def audit(
             for epoch in proof.epochs
         ],
         "num_unreadable": len(kept.bad),
+        "num_skipped": kept.num_skipped,
         "num_segments": len(proof.segments),
         "disagree": [asdict(segment) for segment in proof.segments if not segment.agrees],
     }
@@ -108,6 +110,8 @@ def _tell(facts: dict[str, Any], epochs: Sequence[Epoch], urls: Sequence[str]) -
             " not those that stand there"
         )
     where = f"{facts['images']:,} images in {facts['num_segments']:,} commits ({facts['checkpoint']})"
+    if facts["num_skipped"]:
+        print(f"skipped    {facts['num_skipped']:,} samples that a rollback passed over")
     if facts["holds"]:
         print(f"proved     each sample once an epoch: {where}")
     else:
@@ -115,6 +119,13 @@ def _tell(facts: dict[str, Any], epochs: Sequence[Epoch], urls: Sequence[str]) -
 
 
 def _row(epoch: Epoch, url: str) -> tuple[str, ...]:
-    counts = (epoch.num_samples, epoch.used_once, epoch.used_more, epoch.missing, epoch.unreadable)
+    counts = (
+        epoch.num_samples,
+        epoch.used_once,
+        epoch.used_more,
+        epoch.missing,
+        epoch.skipped,
+        epoch.unreadable,
+    )
     number = f"{epoch.number}" if epoch.whole else f"{epoch.number} (under way)"
     return (url, number, *(f"{count:,}" for count in counts))

@@ -1,0 +1,56 @@
+"""A machine that is switched off, and a cluster without room: T6. A standing Ray of two machines, all on this one."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from gen_dist.train import ray_settings
+from tests.support import cli
+from tests.support.ray_cluster import StandingCluster
+from tests.support.run_faults import events, settings, wait_for
+
+DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
+RUN = Path("runs") / "smoke-dcgan"
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_a_run_waits_for_room_when_a_machine_is_gone_and_says_so_and_goes_on_or_gives_up(tmp_path: Path) -> None:
+    with StandingCluster(tmp_path / "cluster", num_cpus=1, env=ray_settings.NODES) as cluster:
+        other = cluster.add_node(num_cpus=1)
+        keys = {
+            "cluster__address": cluster.address,
+            "tracking__uri": "http://127.0.0.1:1",
+            "train__total_images": 1_000_000,
+            "run__max_failures": 0,  # a lost machine is no failure
+        }
+        running = cli.Running("train", DCGAN, *settings(**keys), cwd=tmp_path, env=cluster.environment)
+        log = tmp_path / RUN / "events.jsonl"
+        running.wait_for_images(log, 320)
+        cluster.kill_node(other)
+        (waiting,) = wait_for(lambda: events(log, "waiting")[:1], "alert", running=running)
+        assert "2 x 1 CPU asked, the cluster has 1 node(s) with 1 CPU" in waiting["text"]
+        assert 30 <= waiting["for_s"] < 60
+        cluster.add_node(num_cpus=1)
+        starts = wait_for(
+            lambda: (found := events(log, "start")) and len(found) == 2 and found, "second start", running=running
+        )
+        assert starts[1]["images"] >= 320 - 160
+        running.wait_for_images(log, starts[1]["images"] + 160)
+        running.signal(signal.SIGTERM)
+        code, output = running.end()
+        assert code == 128 + signal.SIGTERM, output
+        (death,) = events(log, "death")
+        assert death["node_lost"]
+        assert "waiting" in output
+        assert "idle" in output, "the ledger of goodput"
+
+        keys |= {"run__max_wait_s": 35, "cluster__num_workers": 4, "train__micro_batch_images": 2}
+        done = cli.run("train", DCGAN, *settings(**keys), cwd=tmp_path, env=cluster.environment)
+        assert done.returncode == 2, done.stdout + done.stderr
+        (line,) = done.stderr.splitlines()
+        for part in ("no room for the workers", "4 x 1 CPU asked", "2 CPU", "lower cluster.num_workers"):
+            assert part in line

@@ -1,0 +1,116 @@
+"""recovery: seconds from a fault to the next step, with our settings and watchdog, over those with Ray's defaults.
+
+The same job and code on both sides, two workers over gloo on this machine; theirs has Ray's own values back in its
+environment and no watchdog. A crash is kill -9 of a worker, a hang is SIGSTOP of one. The shortest time of some rounds
+counts, since other work on the machine can only add to it; a hang of theirs takes eleven minutes and is made once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.speed.sides import Result
+from tests.support import cli
+from tests.support.run_faults import events, settings
+
+JOB = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
+LOG = Path("runs") / "smoke-dcgan" / "events.jsonl"
+EVERY_IMAGES = 16  # a line in the log for every step
+AFTER_IMAGES = 480  # learned from between two faults
+LONGEST_S = 1500.0
+RAYS_OWN = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2.0",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "600",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "30",
+}
+TINY_HEALTH_S = "20"  # in place of ten minutes
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind."""
+
+    signal: int
+    num_rounds: Mapping[str, int]
+    """By side."""
+
+
+FAULTS = {
+    "crash": Fault(signal.SIGKILL, {"ours": 3, "theirs": 3}),
+    "hang": Fault(signal.SIGSTOP, {"ours": 1, "theirs": 1}),
+}
+
+
+def run(*, only: str, tiny: bool) -> Result:
+    """Measure the faults whose name begins with `only`; the ratio is that of the worst."""
+    names = [name for name in FAULTS if name.startswith(only)]
+    if not names:
+        raise ValueError(f"--only {only}: no such fault; write the start of one of {', '.join(FAULTS)}")
+    found = {name: _compare(FAULTS[name], tiny=tiny) for name in names}
+    worst = max(found.values(), key=lambda case: case["ratio"])
+    return Result(ratio=worst["ratio"], ours=worst["ours_s"], theirs=worst["theirs_s"], unit="s", cases=found)
+
+
+def _compare(fault: Fault, *, tiny: bool) -> dict[str, float]:
+    theirs = {**RAYS_OWN, **({"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": TINY_HEALTH_S} if tiny else {})}
+    limits = {"ours": {"run__hang_after_s": 5} if tiny else {}, "theirs": {"run__hang_after_s": 0}}
+    times = {
+        side: _recoveries(fault, env=env, keys=limits[side], num_rounds=1 if tiny else fault.num_rounds[side])
+        for side, env in (("ours", {}), ("theirs", theirs))
+    }
+    best = {side: min(seconds) for side, seconds in times.items()}
+    slowest = {f"{side}_slowest_s": max(seconds) for side, seconds in times.items()}
+    return {"ratio": best["ours"] / best["theirs"], **{f"{side}_s": value for side, value in best.items()}, **slowest}
+
+
+def _recoveries(fault: Fault, *, env: Mapping[str, str], keys: Mapping[str, object], num_rounds: int) -> list[float]:
+    """Seconds to the next step after each of some faults of one run."""
+    words = settings(
+        **keys,
+        train__total_images=1 << 40,
+        train__log_every_images=EVERY_IMAGES,
+        train__sample_every_images=0,
+        run__max_failures=num_rounds + 1,
+        tracking__uri="http://127.0.0.1:1",
+    )
+    found: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        running = cli.Running("train", JOB, *words, cwd=Path(folder), env=env)
+        try:
+            for _ in range(num_rounds):
+                begun = _until(running, Path(folder) / LOG, starts=len(found) + 1, images=AFTER_IMAGES)
+                hit_s = time.time()
+                os.kill(running.workers()[1], fault.signal)
+                went_on = _until(running, Path(folder) / LOG, starts=len(found) + 2, images=EVERY_IMAGES)
+                assert went_on > begun
+                found.append(went_on - hit_s)
+        finally:
+            for _ in range(2):  # the second one ends it at once
+                running.signal(signal.SIGTERM)
+                time.sleep(1.0)
+            running.end()
+    return found
+
+
+def _until(running: cli.Running, log: Path, *, starts: int, images: int) -> float:
+    """When (Unix time) the group that started as the `starts`-th had learned from so many images."""
+    give_up_s = time.monotonic() + LONGEST_S
+    while time.monotonic() < give_up_s:
+        said = events(log, "start", "metrics")
+        places = [number for number, event in enumerate(said) if event["kind"] == "start"]
+        if len(places) >= starts:
+            group: Sequence[Mapping[str, float]] = said[places[starts - 1] :]
+            done = [event for event in group[1:] if event["images"] >= group[0]["images"] + images]
+            if done:
+                return done[0]["at_s"]
+        if running.process.poll() is not None:
+            raise AssertionError(f"ended early: {running.end()}")
+        time.sleep(0.1)
+    raise AssertionError(f"no step {starts} within {LONGEST_S:.0f} s")
