@@ -42,6 +42,7 @@ def run(job: JobSpec, *, command: str, as_json: bool) -> dict[str, Any]:
         "model_alias": published.alias_uri if published else None,
         "draw": _draw(job, published) if published else None,
         "mlflow_run": outcome.mlflow_run,
+        "wal_lag_rows": outcome.wal_lag_rows,
         "mlflow_page": _mlflow_page(job),
         "resume": None if outcome.finished else command,
         "signal": outcome.signalled,

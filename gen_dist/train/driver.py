@@ -19,6 +19,8 @@ from gen_dist.recipes import catalog
 from gen_dist.registry.record import Status
 from gen_dist.registry.secrets import without_secrets
 from gen_dist.registry.tracker import Tracker
+from gen_dist.registry.wal_copies import WalCopies
+from gen_dist.store import Store
 from gen_dist.train.launch import launch
 from gen_dist.train.provenance import versions
 from gen_dist.train.report import Event
@@ -27,7 +29,8 @@ from gen_dist.train.sizes import bucket_sizes
 if TYPE_CHECKING:
     from gen_dist.registry.publish import Published
 
-TRACKING_WAIT_S = 60.0  # for the record to take in what waits, at the end of a run
+EXIT_S = 8.0  # for MLflow to take in what waits, at the end of a run; the log keeps the rest
+LAST_S = 1.0  # for a last word to a server that did not answer within that
 PUBLISHED_PROMPTS = 4  # in the input example of the registered model
 
 Watch = Callable[[Event], None]
@@ -48,6 +51,8 @@ class Outcome:
     mlflow_run: str | None
     signalled: int | None
     """The signal that ended it early."""
+    wal_lag_rows: int
+    """Points and other lines of the log that MLflow does not have; `gen-dist track` sends them."""
 
 
 def train(job: JobSpec, *, watch: Watch) -> Outcome:
@@ -60,27 +65,52 @@ def train(job: JobSpec, *, watch: Watch) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.resolved.json").write_text(json.dumps(without_secrets(resolve(job)), indent=2) + "\n")
     data, heldout = _data(job, watch)
+    copies = WalCopies(folder, _wal_store(job))
+    copies.fetch()
     tracker = Tracker(job, run_folder=folder, facts={"data_digest": data.digest, "versions": versions()})
     tracker.start()
 
     def hear(event: Event) -> None:
         tracker.handle(event)
         watch(event)
+        if event["kind"] == "checkpoint":
+            copies.ask()
+        for text in tracker.news():
+            watch({"kind": "warning", "text": text})
 
     status: Status = "FAILED"
-    signalled = None
+    published, signalled, recorded = None, None, True
     try:
         if _images(folder) < arithmetic.images_at_end(job):
+            tracker.begin()
             signalled = launch(job, folder=folder, train=data, heldout=heldout, watch=hear)
         finished = _images(folder) >= arithmetic.images_at_end(job)
         status = "FINISHED" if finished else "KILLED"
-        tracker.wait(TRACKING_WAIT_S)
+        recorded = tracker.wait(EXIT_S)
         published = _publish(job, folder, tracker, watch) if finished else None
     finally:
-        tracker.finish(status, TRACKING_WAIT_S)
-        if tracker.trouble:
-            watch({"kind": "warning", "text": f"{tracker.trouble}; the run itself is whole in {folder}"})
-    return _outcome(folder, finished, published, tracker.run_id, signalled)
+        recorded = tracker.finish(status, EXIT_S if recorded else LAST_S)
+        copies.finish(LAST_S)
+        _warn_of_the_rest(folder, tracker, copies, watch, recorded=recorded)
+    return _outcome(folder, finished, published, tracker, signalled)
+
+
+def _wal_store(job: JobSpec) -> Store | None:
+    """Where the log is copied to beside the checkpoints; None while they lie in the run folder, as it does."""
+    return None
+
+
+def _warn_of_the_rest(folder: Path, tracker: Tracker, copies: WalCopies, watch: Watch, *, recorded: bool) -> None:
+    """What is not in MLflow, or not beside the checkpoints, at the end of a run."""
+    texts = tracker.news()
+    if not recorded:
+        why = tracker.trouble or "MLflow takes its time"
+        left = f"{tracker.wal_lag_rows:,} rows of the log are not there yet"
+        texts.append(f"{why}; {left}, `gen-dist track {folder}` sends them; the run itself is whole in {folder}")
+    if copies.trouble:
+        texts.append(f"{copies.trouble}; it is whole in {folder}")
+    for text in texts:
+        watch({"kind": "warning", "text": text})
 
 
 def _placed(job: JobSpec) -> JobSpec:
@@ -123,6 +153,10 @@ def _publish(job: JobSpec, folder: Path, tracker: Tracker, watch: Watch) -> Publ
     """Register the newest checkpoint. Trouble of the registry is said, and the run is whole without it."""
     newest = checkpoint.newest(folder / "checkpoints")
     assert newest is not None
+    if not tracker.answering:
+        text = f"the model is not registered, for MLflow is away; the same command again registers {newest}"
+        watch({"kind": "warning", "text": text})
+        return None
     watch({"kind": "publishing"})
     from gen_dist.registry.publish import publish  # imports MLflow, which a run must not wait for at its start
 
@@ -141,7 +175,7 @@ def _images(folder: Path) -> int:
 
 
 def _outcome(
-    folder: Path, finished: bool, published: Published | None, run_id: str | None, signalled: int | None
+    folder: Path, finished: bool, published: Published | None, tracker: Tracker, signalled: int | None
 ) -> Outcome:
     grids = sorted((folder / "samples").glob("images-*.png"))
     return Outcome(
@@ -151,6 +185,7 @@ def _outcome(
         checkpoint=checkpoint.newest(folder / "checkpoints"),
         sample_grid=grids[-1] if grids else None,
         published=published,
-        mlflow_run=run_id,
+        mlflow_run=tracker.run_id,
         signalled=signalled,
+        wal_lag_rows=tracker.wal_lag_rows,
     )

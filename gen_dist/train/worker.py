@@ -25,6 +25,7 @@ from gen_dist.job.load import load_resolved
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, Recipe
+from gen_dist.registry.wal import WAL
 from gen_dist.train.hub import StopSignal
 from gen_dist.train.process import prepare
 from gen_dist.train.report import Report, Reporter, silent
@@ -70,7 +71,7 @@ def _train(assignment: Assignment) -> None:
     team = Team(device)
     report: Report = silent
     if team.leads:
-        report = Reporter(assignment.run_folder / "events.jsonl", assignment.hub.put.remote)
+        report = Reporter(assignment.run_folder / WAL, assignment.hub.put.remote)
     with build_loop(assignment, job, team=team, report=report) as loop:
         clock = loop.run()
     report("end", images=clock.images)

@@ -95,6 +95,7 @@ def _measure_all(config: dict[str, Any]) -> None:
 
 def _measure(case: Case, *, folder: Path, hub: Any, tiny: bool, **_: object) -> dict[str, float]:
     from gen_dist.job.load import resolve
+    from gen_dist.registry.wal import WAL
     from gen_dist.train.process import prepare
     from gen_dist.train.report import Reporter
     from gen_dist.train.worker import Assignment, build_loop
@@ -107,7 +108,7 @@ def _measure(case: Case, *, folder: Path, hub: Any, tiny: bool, **_: object) -> 
     data = find_data(job.data)
     run_folder = folder / f"{case.recipe}-{len(list(folder.iterdir()))}"
     assignment = Assignment(job=resolve(job), run_folder=run_folder, train=data, heldout=None, hub=hub)
-    report = Reporter(run_folder / "events.jsonl", hub.put.remote)
+    report = Reporter(run_folder / WAL, hub.put.remote)
     columns: dict[str, Any] = {}
 
     def open_warm(*args: Any, **kwargs: Any) -> Stream:
