@@ -88,6 +88,8 @@ class Flusher:
 
     def line(self, error: BaseException) -> str:
         """The error for a person, in one line without secrets."""
+        if self._record is not None:
+            return self._record.line(error)
         from gen_dist.registry.connection import one_line
 
         return one_line(error, self._uri)

@@ -22,15 +22,13 @@ from gen_dist.job.spec import JobSpec
 from gen_dist.registry.cursor import recorded_run
 from gen_dist.registry.record import Status
 from gen_dist.registry.secrets import without_secrets
-from gen_dist.registry.wal import WAL, Event, WalWriter
+from gen_dist.registry.wal import SYNCED, WAL, Event, WalWriter
 
 STARTING_S = 60.0  # to import MLflow on a busy machine, and to make a database
 WARN_AFTER_S = 20.0  # of trouble: a server may be busy for a moment
 FIRST_RESTART_S, LONGEST_RESTART_S = 1.0, 60.0
 PASSING = frozenset({"progress", "data", "publishing"})
 """Kinds of events that nobody reads later."""
-SYNCED = frozenset({"checkpoint", "end", "status"})
-"""Kinds of events that are on the disk when they are said."""
 ABOUT_THE_LOG = frozenset({"wal", "log_trouble", "dropped_lines"})
 ANSWER_S = 4.0  # the flusher speaks twice a second unless a server keeps it waiting
 JOIN_S = 1.0
@@ -139,6 +137,7 @@ class Tracker:
     def finish(self, status: Status, timeout_s: float) -> bool:
         """Note how the run ended and record what waits; gives up after `timeout_s`, or when MLflow does not answer."""
         if self._begun:
+            self._log.close()  # the next file is behind those of the workers, as this word is behind theirs
             self.handle({"kind": "status", "status": status})
         self._log.close()
         if self._thread.ident is None:

@@ -23,6 +23,8 @@ Event = Mapping[str, Any]
 
 WAL = "wal"
 """Folder of the log in the run folder."""
+SYNCED = frozenset({"checkpoint", "end", "status"})
+"""Kinds of events that are on the disk when they are said."""
 SEGMENT_BYTES = 8 * 2**20  # of one file: what is uploaded again at a checkpoint is at most this
 MOST_WAITING_LINES = 10_000  # kept in memory while the disk is full
 READ_BYTES = 1 << 20

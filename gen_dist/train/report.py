@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from gen_dist.registry.tracker import SYNCED
-from gen_dist.registry.wal import Event, WalWriter
+from gen_dist.registry.wal import SYNCED, Event, WalWriter
 
 __all__ = ["Event", "Report", "Reporter", "silent"]
 
