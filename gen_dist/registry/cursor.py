@@ -13,10 +13,12 @@ from typing import Any
 
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.secrets import without_secrets
+from gen_dist.registry.wal import WAL, WalReader, rows
 
 CURSOR = "mlflow.json"
 LOCK = ".mlflow.lock"
 LOCK_POLL_S = 0.2
+LINES_AT_ONCE = 1_000
 
 
 class Cursor:
@@ -62,6 +64,15 @@ def recorded_run(run_folder: Path, tracking_uri: str) -> str | None:
     runs = Cursor(run_folder, tracking_uri).runs
     curves = sorted((name for name in runs if name.startswith("history-")), key=lambda name: int(name.split("-")[1]))
     return runs[curves[-1]] if curves else None
+
+
+def unsent_rows(run_folder: Path, tracking_uri: str) -> int:
+    """Points and other lines of the log that the server does not have for certain, on its curve and in its attempts."""
+    reader = WalReader(run_folder / WAL, Cursor(run_folder, tracking_uri).history.get("offsets", {}))
+    num_rows = 0
+    while entries := reader.read(LINES_AT_ONCE):
+        num_rows += sum(rows(entry.event) for entry in entries)
+    return num_rows
 
 
 @contextlib.contextmanager

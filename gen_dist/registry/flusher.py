@@ -24,7 +24,7 @@ from gen_dist.registry.cursor import Cursor, only_sender
 from gen_dist.registry.history import History
 from gen_dist.registry.record import Note, Record, RunGoneError
 from gen_dist.registry.secrets import without_secrets
-from gen_dist.registry.wal import CONTINUED, WAL, Event, WalReader, segments
+from gen_dist.registry.wal import WAL, Event, WalReader, rows, segments
 
 LINES_AT_ONCE = 500
 POLL_S = 0.5
@@ -59,7 +59,7 @@ class Flusher:
     def lag_rows(self) -> int:
         """Points and other lines of the log that are not in the record yet."""
         while entries := self._counter.read(LINES_AT_ONCE):
-            self._num_rows += sum(_rows(entry.event) for entry in entries)
+            self._num_rows += sum(rows(entry.event) for entry in entries)
         return self._num_rows - self._num_sent
 
     def step(self) -> bool:
@@ -71,7 +71,7 @@ class Flusher:
         if not self._notes:
             entries = self._reader.read(LINES_AT_ONCE)
             self._notes = [note for entry in entries for note in self._history.add(entry)]
-            self._num_taken = sum(_rows(entry.event) for entry in entries)
+            self._num_taken = sum(rows(entry.event) for entry in entries)
             if not entries:
                 return False
         return self._write()
@@ -207,12 +207,6 @@ def _mlflow(run_folder: Path, tracking_uri: str, cursor: Cursor) -> Record:
 
     log = partial(identity, run_folder / WAL)
     return MlflowRecord(tracking_uri, run_folder=run_folder, log=log, cursor=cursor)
-
-
-def _rows(event: Event) -> int:
-    if event["kind"] == CONTINUED:
-        return 0
-    return len(event["metrics"]) if event["kind"] == "metrics" else 1
 
 
 def main(run_folder: Path) -> int:

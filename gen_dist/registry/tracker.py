@@ -19,7 +19,7 @@ from typing import Any
 from gen_dist.job import arithmetic
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
-from gen_dist.registry.cursor import recorded_run
+from gen_dist.registry.cursor import recorded_run, unsent_rows
 from gen_dist.registry.record import Status
 from gen_dist.registry.secrets import without_secrets
 from gen_dist.registry.wal import SYNCED, WAL, Event, WalWriter
@@ -77,7 +77,7 @@ class Tracker:
 
     @property
     def wal_lag_rows(self) -> int:
-        """Points and other lines of the log that MLflow does not have, as far as is known."""
+        """Points and other lines of the log that MLflow does not have, as the flusher last said."""
         return int(self._heard.get("lag_rows", 0))
 
     @property
@@ -156,6 +156,8 @@ class Tracker:
             process.kill()
             code = process.wait()
         self._thread.join(JOIN_S)
+        if code != 0:  # it may have been kept waiting, and known of less than there is
+            self._hear({"lag_rows": unsent_rows(self._folder, self._uri)})
         return code == 0
 
     def _wait_until_ready(self) -> None:
@@ -166,12 +168,13 @@ class Tracker:
         """The thread: a flusher that ends before the run is started again."""
         pause_s = FIRST_RESTART_S
         while True:
-            self._process = process = self._launched()
+            process = self._launched()
             assert process.stdout is not None
             for line in process.stdout:
                 with contextlib.suppress(ValueError):  # half a line of one that was killed
                     self._hear(json.loads(line))
             code = process.wait()
+            process.stdout.close()
             with self._changed:
                 if not self._ending:
                     self._hear(
@@ -194,6 +197,9 @@ class Tracker:
                 text=True,
                 start_new_session=True,
             )
+            if self._process is not None and self._process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    self._process.stdin.close()
             self._process = process
             self._say({"tracking_uri": self._uri})  # it may hold a password: no argument, no file
             self._say({"sync": self._num_asked, "end": self._ending})

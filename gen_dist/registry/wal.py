@@ -51,6 +51,13 @@ def parse(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
+def rows(event: Event) -> int:
+    """Points of an event, 1 for one without: what a line weighs for whoever sends it."""
+    if event["kind"] == CONTINUED:
+        return 0
+    return len(event["metrics"]) if event["kind"] == "metrics" else 1
+
+
 def segments(folder: Path) -> list[Path]:
     """The files of a log, in the order of their numbers."""
     if not folder.is_dir():

@@ -126,6 +126,7 @@ def test_a_server_in_trouble_from_the_start_costs_a_warning_and_nothing_else(
     life.learn(300)
     recorded, took_s = life.end()
     assert not recorded
+    assert life.tracker.trouble or trouble == "slow"
     assert took_s < EXIT_S
     assert sorted(life.times_s)[int(len(life.times_s) * 0.99)] < 0.02
     assert life.tracker.wal_lag_rows >= 600
@@ -180,8 +181,10 @@ from pathlib import Path
 import gen_dist.registry.mlflow_tracker
 from gen_dist.registry import flusher as module
 from gen_dist.registry.flusher import Flusher
+random.seed(4)
 folder, uri, num_kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-module.LINES_AT_ONCE = 20
+module.LINES_AT_ONCE = 100
+total = Flusher(folder, uri).lag_rows()
 for _ in range(num_kills):
     child = os.fork()
     if child == 0:
@@ -189,7 +192,12 @@ for _ in range(num_kills):
         while flusher.step():
             pass
         os._exit(0)
-    time.sleep(random.Random(_).uniform(0.2, 1.0))
+    noted = folder / "mlflow.json"
+    for portion in range(random.randint(0, 2)):  # between here and there in the next one
+        seen = noted.stat().st_ino if noted.exists() else 0
+        while (noted.stat().st_ino if noted.exists() else 0) == seen:
+            time.sleep(0.01)
+    time.sleep(random.uniform(0.0, 0.5))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), "it was done before it was killed: give it more lines"
@@ -197,7 +205,7 @@ flusher = Flusher(folder, uri)
 left = flusher.lag_rows()
 while flusher.step():
     pass
-print(left)
+assert 0 < left < total, (left, total)  # some of it was noted before the kills, and not all
 """
 
 
@@ -210,10 +218,10 @@ def test_a_flusher_killed_six_times_loses_and_repeats_nothing(
     run.live(1_500)
     run.save(images=run.images)
     run.end()
+    assert len(run.curve) == 1_500
     call = [sys.executable, "-c", KILLED, str(run.folder), server, "6"]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 3_000, "not one portion was noted before a kill"
     runs = runs_of(client, "demo")
     for found in runs.values():
         for key in (KEY, "loss/b"):
