@@ -157,6 +157,24 @@ def evaluate(
         print_report(facts)
 
 
+@app.command()
+def track(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder.")],
+    tracking_uri: Annotated[str, typer.Option(help="MLflow address; by default that of the run's job.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Send the log of a run to MLflow.
+
+    What is there already stays as it is, so a run whose MLflow was away is completed, and an empty MLflow gets the
+    whole run: its curves, its attempts, its samples where their files are still there.
+    """
+    from gen_dist.cli.track import run as send
+
+    facts = send(run, tracking_uri=tracking_uri, as_json=as_json)
+    if as_json:
+        print_report(facts)
+
+
 def print_report(facts: Any) -> None:
     """What a verb with --json has to say."""
     print(json.dumps(facts, indent=2))

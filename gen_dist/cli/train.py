@@ -44,6 +44,7 @@ def run(job: JobSpec, *, command: str, as_json: bool, fresh: bool = False) -> di
         "goodput": outcome.goodput.line(),
         "goodput_s": {cause: round(value, 2) for cause, value in outcome.goodput.seconds().items()},
         "mlflow_run": outcome.mlflow_run,
+        "wal_lag_rows": outcome.wal_lag_rows,
         "mlflow_page": _mlflow_page(job),
         "resume": None if outcome.finished else command,
         "signal": outcome.signalled,

@@ -14,7 +14,7 @@ from gen_dist.registry.secrets import without_secrets
 
 MOST_LINE_LETTERS = 300
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # or its pages ask whether this is about chat models
-_TOO_MANY_REQUESTS = 429
+_REFUSED_FOR_NOW = (401, 403, 429)  # no right yet, or too many requests: a person can mend these
 
 
 def connect(tracking_uri: str) -> MlflowClient:
@@ -48,10 +48,10 @@ def one_line(error: BaseException, tracking_uri: str) -> str:
 
 
 def passes(error: BaseException) -> bool:
-    """Whether the same call may succeed later: a server that is away or busy, a locked file; not a refusal."""
+    """Whether the same call may succeed later: a server that is away or busy, a right not given yet; not a refusal."""
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()
-        return status >= 500 or status == _TOO_MANY_REQUESTS
+        return status >= 500 or status in _REFUSED_FOR_NOW
     return isinstance(error, OSError)  # the errors of requests are among these
 
 

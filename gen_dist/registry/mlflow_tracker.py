@@ -1,89 +1,93 @@
-"""MlflowRecord: one MLflow run for each job, the same one when the job is resumed; its clock is images seen."""
+"""MlflowRecord: a job's log as MLflow runs, one for its curve and one below it for each attempt; the clock is images.
+
+Everything here may be done twice and changes nothing the second time: points carry the time at which they were said,
+which MLflow's primary key holds; runs are looked up by what only they are tagged with; files have names of their own.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import getpass
-import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from PIL import Image
 
 from gen_dist.job import arithmetic
-from gen_dist.job.load import resolve
-from gen_dist.job.spec import JobSpec
 from gen_dist.registry import connection
-from gen_dist.registry.record import Event, Status
+from gen_dist.registry.cursor import Cursor
+from gen_dist.registry.grids import log_grid
+from gen_dist.registry.record import Note, RunGoneError
 from gen_dist.registry.secrets import without_secrets
+from gen_dist.registry.wal import Event
 
 MOST_PARAM_LETTERS = 6_000  # MLflow's limits
 MOST_KEY_LETTERS = 250
 MOST_DIGEST_LETTERS = 36
 METRICS_AT_ONCE = 1_000
+FEWEST_METRICS_AT_ONCE = 125  # while answers come too late
 PARAMS_AT_ONCE = 100
-SAMPLES = "samples"
+EXPERIMENT = "gen-dist"  # of a log that does not hold its job
+NOT_FINITE = "not_finite/values"
+LOG_TAG, RUN_TAG = "gen_dist.log", "gen_dist.run"
+GONE = ""  # in place of the name of an attempt that was deleted in MLflow
 _REFUSED_IN_KEYS = re.compile(r"[^\w\-./ :]", re.ASCII)
 
 
 class MlflowRecord:
-    """See `gen_dist.registry.record.Record`. `mlflow.json` in the run folder remembers which run it is."""
+    """See `gen_dist.registry.record.Record`. `log` gives what tells this log from every other one."""
 
-    def __init__(self, job: JobSpec, *, run_folder: Path, facts: Mapping[str, Any]) -> None:
-        self._job = job
-        self._memory = run_folder / "mlflow.json"
-        self._facts = dict(facts)
-        self._uri = arithmetic.tracking_uri(job)
-        self._client: MlflowClient | None = None
-        self._run_id: str | None = None
-        self._metric_images: dict[str, int] = {}  # how far each curve has come
-        self._sample_images: set[int] = set()
+    def __init__(self, tracking_uri: str, *, run_folder: Path, log: Callable[[], str], cursor: Cursor) -> None:
+        self._uri, self._folder, self._log = tracking_uri, run_folder, log
+        self._runs = cursor.runs
+        self._client = connection.connect(tracking_uri)
+        self._metrics_at_once = METRICS_AT_ONCE
+        self.refused: str | None = None
+        """What MLflow did not take and never will, the first of it in one line."""
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's name of the run."""
-        return self._run_id
+        """MLflow's name of the run that holds the curve."""
+        curves = [name for name in self._runs if name.startswith("history-")]
+        return self._runs[max(curves, key=lambda name: int(name.split("-")[1]))] if curves else None
 
     def open(self) -> None:
-        """Find the run of this folder or make it, and note the job, the versions and the data."""
-        client = self._client = connection.connect(self._uri)
-        run_id = self._resumed(client) or self._created(client)
-        self._log_params(client, run_id)
-        for name, content in self._documents().items():
-            client.log_text(run_id, json.dumps(content, indent=2, default=str) + "\n", name)
-        self._run_id = run_id
+        """Look for the run that was written to. Raises: RunGoneError, MlflowException."""
+        if self.run_id is not None and self._is_gone(self.run_id):
+            raise RunGoneError
+        if self.run_id is None:
+            self._client.search_experiments(max_results=1)  # whether anybody answers
 
-    def write(self, events: Sequence[Event]) -> None:
-        """Metrics of all events in one call; then the rest. What is recorded already is passed over."""
-        assert self._client is not None
-        assert self._run_id is not None
-        metrics, tags = self._metrics(events)
-        for some in _parts(metrics, METRICS_AT_ONCE):
-            self._client.log_batch(self._run_id, metrics=some)
-            for metric in some:
-                self._metric_images[metric.key] = metric.step
-        for event in events:
-            if event["kind"] == "samples" and event.get("png"):
-                self._log_samples(self._client, self._run_id, event)
-            elif event["kind"] == "checkpoint":
-                tags["checkpoint"] = str(event.get("path", ""))
-        for some_tags in _parts([RunTag(key, value) for key, value in tags.items()], PARAMS_AT_ONCE):
-            self._client.log_batch(self._run_id, tags=some_tags)
-
-    def close(self, status: Status) -> None:
-        """Say how the run ended, and name the samples that it could not read."""
-        assert self._client is not None
-        self._client.set_terminated(self._run_id, status)
-        unreadable = self._memory.with_name(arithmetic.BAD_SAMPLES)
-        if unreadable.is_file():
-            self._client.log_artifact(self._run_id, str(unreadable))
+    def write(self, notes: Sequence[Note]) -> None:
+        """Runs first, then the points of each run, then what else there is to say about it."""
+        for note in notes:
+            if note.event["kind"] == "job":
+                self._describe(note)
+            elif note.event["kind"] == "start":
+                self._begin(note)
+        points: dict[str, list[Metric]] = defaultdict(list)
+        tags: dict[str, dict[str, str]] = defaultdict(dict)
+        for note in notes:
+            if note.event["kind"] == "metrics":
+                points[note.run] += _points(note.event, tags[note.run])
+            elif note.event["kind"] == "checkpoint":
+                tags[note.run]["checkpoint"] = str(note.event.get("path", ""))
+        for name, metrics in points.items():
+            self._send(name, metrics)
+        for name, found in tags.items():
+            self._tag(name, found)
+        for note in notes:
+            if note.event["kind"] == "samples":
+                self._do(note.run, partial(self._grid, note.event))
+            elif note.event["kind"] == "status":
+                self._end(note)
 
     def passes(self, error: BaseException) -> bool:
         """Whether trying again later may help."""
@@ -93,100 +97,147 @@ class MlflowRecord:
         """The error in one line, without secrets."""
         return connection.one_line(error, self._uri)
 
-    def _resumed(self, client: MlflowClient) -> str | None:
-        """The run of mlflow.json, running again; None where it is another server's, or was deleted."""
+    def _run(self, name: str, event: Event | None = None) -> str:
+        """MLflow's name of a run, made where it is missing; `event`: the one that began it."""
+        if name in self._runs:
+            return self._runs[name]
+        event = event or {}
+        job = (event if event.get("kind") == "job" else event.get("job") or {}).get("job", {})
+        experiment = connection.experiment_id(
+            self._client, job.get("tracking", {}).get("experiment") or EXPERIMENT, self._uri
+        )
+        # whoever was killed between making a run and noting its name finds it again
+        ours = f"tags.`{LOG_TAG}` = '{self._log()}' and tags.`{RUN_TAG}` = '{name}'"
+        found = self._client.search_runs([experiment], ours, max_results=1)
+        run_id: str = found[0].info.run_id if found else self._created(experiment, name, event, job)
+        self._runs[name] = run_id
+        return run_id
+
+    def _created(self, experiment: str, name: str, event: Event, job: Mapping[str, Any]) -> str:
+        tags = {LOG_TAG: self._log(), RUN_TAG: name, "mlflow.source.name": "gen-dist", "mlflow.source.type": "JOB"}
+        with contextlib.suppress(OSError, KeyError):  # a user without a name
+            tags["mlflow.user"] = getpass.getuser()
+        title = name
+        if parent := event.get("parent"):
+            tags["mlflow.parentRunId"] = self._run(parent)
+        elif name.startswith("history-"):
+            title = job.get("name") or self._folder.name
+            tags |= {"run_folder": str(self._folder), "recipe": str(job.get("recipe", ""))}
+        at_ms = int(event["at_s"] * 1000) if event else None
+        run_id: str = self._client.create_run(experiment, start_time=at_ms, run_name=title, tags=tags).info.run_id
+        return run_id
+
+    def _do(self, name: str, action: Callable[[str], object]) -> None:
+        """Do it with a run. What MLflow refuses is noted and does not hold up the rest."""
+        run_id = self._run(name)
+        if run_id == GONE:
+            return
         try:
-            remembered = json.loads(self._memory.read_text(encoding="utf-8"))
-            run_id, uri = remembered["run_id"], remembered["tracking_uri"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        if uri != without_secrets(self._uri):
-            return None
-        try:
-            run = client.get_run(run_id)
+            action(run_id)
         except MlflowException as error:
             if connection.passes(error):
                 raise
-            return None
-        if run.info.lifecycle_stage != "active":
-            return None
-        client.update_run(run_id, status="RUNNING")
-        # after a resume the worker goes through some images again: their points are there already
-        for key in run.data.metrics:
-            self._metric_images[key] = max(metric.step for metric in client.get_metric_history(run_id, key))
-        with contextlib.suppress(FileNotFoundError):
-            paths = [artifact.path for artifact in client.list_artifacts(run_id, "images")]
-            self._sample_images = {int(part) for path in paths for part in re.findall(r"\+step\+(\d+)\+", path)}
-        return run_id
+            if not self._is_gone(run_id):
+                self.refused = self.refused or self.line(error)
+            elif name.startswith("history-"):
+                raise RunGoneError from None
+            else:
+                self._runs[name] = GONE
 
-    def _created(self, client: MlflowClient) -> str:
-        experiment = connection.experiment_id(client, self._job.tracking.experiment, self._uri)
-        tags = {
-            "recipe": self._job.recipe,
-            "data_digest": str(self._facts.get("data_digest", "")),
-            "run_folder": str(self._memory.parent),
-            "mlflow.source.name": "gen-dist",
-            "mlflow.source.type": "JOB",
+    def _is_gone(self, run_id: str) -> bool:
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage != "active")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return True
+            raise
+
+    def _describe(self, note: Note) -> None:
+        """The job, the versions and the data. A param never changes in MLflow: the first job's stay."""
+        event = note.event
+        self._run(note.run, event)
+        self._do(note.run, partial(self._log_params, event["job"]))
+        data, digest = event["job"].get("data", {}), str(event.get("data_digest", ""))
+        documents = {
+            "job.resolved.json": event["job"],
+            "versions.json": event.get("versions", {}),
+            "data.json": {"digest": digest, **data, **event.get("facts", {})},
         }
-        with contextlib.suppress(OSError, KeyError):  # a user without a name
-            tags["mlflow.user"] = getpass.getuser()
-        run_id: str = client.create_run(experiment, run_name=self._job.name, tags=tags).info.run_id
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._memory.with_suffix(".tmp")
-        draft.write_text(json.dumps({"run_id": run_id, "tracking_uri": without_secrets(self._uri)}, indent=2) + "\n")
-        draft.replace(self._memory)
-        digest = str(self._facts.get("data_digest", ""))[:MOST_DIGEST_LETTERS]
+        for name, content in documents.items():
+            text = json.dumps(without_secrets(content), indent=2, default=str) + "\n"
+            self._do(note.run, partial(self._client.log_text, text=text, artifact_file=name))
         if digest:
-            source = json.dumps(without_secrets(self._job.data.model_dump(mode="json")))
-            dataset = Dataset(name=without_secrets(self._job.data.url), digest=digest, source_type="tar", source=source)
-            client.log_inputs(run_id, [DatasetInput(dataset)])
-        return run_id
+            self._tag(note.run, {"data_digest": digest})
+            source = json.dumps(without_secrets(data), default=str)
+            url = without_secrets(str(data.get("url", "")))
+            dataset = Dataset(name=url, digest=digest[:MOST_DIGEST_LETTERS], source_type="tar", source=source)
+            self._do(note.run, partial(self._client.log_inputs, datasets=[DatasetInput(dataset)]))
 
-    def _log_params(self, client: MlflowClient, run_id: str) -> None:
-        """New ones as params; a param never changes in MLflow, so what differs after a resume becomes a tag."""
-        known = client.get_run(run_id).data.params
-        now = dict(flat(without_secrets(resolve(self._job))))
-        new = [Param(key, value) for key, value in now.items() if key not in known]
-        changed = [RunTag(f"changed.{key}", value) for key, value in now.items() if known.get(key, value) != value]
+    def _log_params(self, job: Mapping[str, Any], run_id: str) -> None:
+        known = self._client.get_run(run_id).data.params
+        new = [Param(key, value) for key, value in flat(without_secrets(job)) if key not in known]
         for params in _parts(new, PARAMS_AT_ONCE):
-            client.log_batch(run_id, params=params)
-        for tags in _parts(changed, PARAMS_AT_ONCE):
-            client.log_batch(run_id, tags=tags)
+            self._client.log_batch(run_id, params=params, synchronous=True)
 
-    def _documents(self) -> dict[str, Any]:
-        facts = dict(self._facts)
-        versions = facts.pop("versions", {})
-        data = {"digest": facts.pop("data_digest", ""), **self._job.data.model_dump(mode="json"), **facts}
-        documents = {"job.resolved.json": resolve(self._job), "versions.json": versions, "data.json": data}
-        return {name: without_secrets(content) for name, content in documents.items()}
-
-    def _metrics(self, events: Sequence[Event]) -> tuple[list[Metric], dict[str, str]]:
-        """Points that are not there yet, and tags for those that are no numbers: MLflow would turn inf into 1.8e308."""
-        points: list[Metric] = []
-        tags: dict[str, str] = {}
-        reached = dict(self._metric_images)
-        for event in events:
-            if event["kind"] != "metrics":
-                continue
-            images, at_ms = int(event["images"]), int(event["at_s"] * 1000)
-            for name, value in event["metrics"].items():
-                key = _REFUSED_IN_KEYS.sub("_", name)[:MOST_KEY_LETTERS]
-                if images <= reached.get(key, -1):
-                    continue
-                if math.isfinite(value):
-                    points.append(Metric(key, float(value), at_ms, images))
-                    reached[key] = images
-                else:
-                    tags[f"not_finite.{key}"] = f"{value} after {images} images"
-        return points, tags
-
-    def _log_samples(self, client: MlflowClient, run_id: str, event: Event) -> None:
-        images = int(event["images"])
-        if images in self._sample_images:
+    def _begin(self, note: Note) -> None:
+        """An attempt: its own run, and on the curve's run what it began with and which keys of the job were changed."""
+        event = note.event
+        facts = {key: str(event[key]) for key in ("images", "workers", "resumed_from") if event.get(key) is not None}
+        run_id = self._run(note.run, event)
+        if "parent" in event:
+            self._tag(note.run, {"attempt": str(event["attempt"]), **facts})
             return
-        with Image.open(io.BytesIO(event["png"])) as grid:
-            client.log_image(run_id, grid, key=SAMPLES, step=images, timestamp=int(event["at_s"] * 1000))
-        self._sample_images.add(images)
+        run = self._client.get_run(run_id)
+        for key, value in flat(without_secrets((event["job"] or {}).get("job", {}))):
+            if run.data.params.get(key, value) != value:
+                facts[key] = value
+        tags = {f"attempt.{event['attempt']}.{key}"[:MOST_KEY_LETTERS]: value for key, value in facts.items()}
+        self._tag(note.run, {"attempts": str(event["attempt"]), **tags})
+        if run.info.status != "RUNNING":
+            self._do(note.run, partial(self._client.update_run, status="RUNNING"))
+
+    def _end(self, note: Note) -> None:
+        """How the curve or an attempt ended, and the names of the samples that could not be read."""
+        end_ms = int(note.event["at_s"] * 1000)
+        self._do(note.run, partial(self._client.set_terminated, status=note.event["status"], end_time=end_ms))
+        unreadable = self._folder / arithmetic.BAD_SAMPLES
+        if note.run.startswith("history-") and unreadable.is_file():
+            self._do(note.run, partial(self._client.log_artifact, local_path=str(unreadable)))
+
+    def _grid(self, event: Event, run_id: str) -> None:
+        path = Path(str(event.get("path", "")))
+        here = self._folder / "samples" / path.name  # the folder may have moved since
+        log_grid(self._client, run_id, here if here.is_file() else path, event)
+
+    def _tag(self, name: str, tags: Mapping[str, str]) -> None:
+        for some in _parts([RunTag(key, value) for key, value in tags.items()], PARAMS_AT_ONCE):
+            self._do(name, partial(self._client.log_batch, tags=some, synchronous=True))
+
+    def _send(self, name: str, metrics: Sequence[Metric]) -> None:
+        """In portions; smaller ones for a while where an answer did not come in time."""
+        for some in _parts(metrics, self._metrics_at_once):
+            try:
+                self._do(name, partial(self._client.log_batch, metrics=some, synchronous=True))
+            except Exception:
+                self._metrics_at_once = max(FEWEST_METRICS_AT_ONCE, self._metrics_at_once // 2)
+                raise
+        self._metrics_at_once = min(METRICS_AT_ONCE, 2 * self._metrics_at_once)
+
+
+def _points(event: Event, tags: dict[str, str]) -> list[Metric]:
+    """A point for each number. MLflow would turn inf into 1.8e308: what is no number is counted, and becomes a tag."""
+    images, at_ms = int(event["images"]), int(event["at_s"] * 1000)
+    points, num_broken = [], 0
+    for name, value in event["metrics"].items():
+        key = _REFUSED_IN_KEYS.sub("_", name)[:MOST_KEY_LETTERS]
+        if math.isfinite(value):
+            points.append(Metric(key, float(value), at_ms, images))
+        else:
+            num_broken += 1
+            tags[f"not_finite.{key}"[:MOST_KEY_LETTERS]] = f"{value} after {images} images"
+    if num_broken:
+        points.append(Metric(NOT_FINITE, float(num_broken), at_ms, images))
+    return points
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,16 +1,31 @@
-"""What a tracker writes to: a record of a run, wherever it is kept."""
+"""Record: where the flusher writes what a run's log says, such as MLflow; and Note, one thing that it writes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
-Event = Mapping[str, Any]
+from gen_dist.registry.wal import Event
+
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 
 
+@dataclass(frozen=True)
+class Note:
+    """One event, and in which run of the record it belongs."""
+
+    run: str
+    """`history-1`: the curve that a reader looks at; `attempt-000007`: what one group of workers did."""
+    event: Event
+
+
+class RunGoneError(Exception):
+    """The run was deleted where it was recorded: the record has to be made again from the first line on."""
+
+
 class Record(Protocol):
-    """Where events go. May block and raise: only the tracker's thread calls it."""
+    """Where notes go. May block and raise."""
 
     @property
     def run_id(self) -> str | None:
@@ -18,15 +33,11 @@ class Record(Protocol):
         ...
 
     def open(self) -> None:
-        """Start the record, or go on with the one of this run folder."""
+        """Reach the place. Raises RunGoneError where the runs that were written to are no longer there."""
         ...
 
-    def write(self, events: Sequence[Event]) -> None:
-        """Add to it. Writing the same events again changes nothing."""
-        ...
-
-    def close(self, status: Status) -> None:
-        """Say how the run ended."""
+    def write(self, notes: Sequence[Note]) -> None:
+        """Add to it. Writing the same notes again changes nothing."""
         ...
 
     def passes(self, error: BaseException) -> bool:

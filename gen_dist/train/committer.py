@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -123,14 +122,3 @@ class Committer:
         if kind == "checkpoint":
             spent = self._spent.pop(facts["images"], {})
             self._report(kind, path=f"{self._url}/{facts.pop('name')}", spent=spent, **facts)
-
-
-def from_any_thread(report: Report) -> Report:
-    """The same report, for words that may come from several threads at once."""
-    lock = threading.Lock()
-
-    def say(kind: str, **facts: object) -> None:
-        with lock:
-            report(kind, **facts)
-
-    return say

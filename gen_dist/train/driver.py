@@ -20,6 +20,8 @@ from gen_dist.registry.record import Status
 from gen_dist.registry.runs import RESOLVED, checkpoint_store, newest, newest_images
 from gen_dist.registry.secrets import without_secrets
 from gen_dist.registry.tracker import Tracker
+from gen_dist.registry.wal import WAL, read_events
+from gen_dist.registry.wal_copies import WalCopies
 from gen_dist.sample.trained import Trained
 from gen_dist.store import Store
 from gen_dist.train.goodput import Goodput
@@ -31,7 +33,8 @@ from gen_dist.train.sizes import bucket_sizes
 if TYPE_CHECKING:
     from gen_dist.registry.publish import Published
 
-TRACKING_WAIT_S = 60.0  # for the record to take in what waits, at the end of a run
+EXIT_S = 8.0  # for MLflow to take in what waits, at the end of a run; the log keeps the rest
+LAST_S = 1.0  # for a last word to a server that did not answer within that
 PUBLISHED_PROMPTS = 4  # in the input example of the registered model
 
 Watch = Callable[[Event], None]
@@ -55,6 +58,8 @@ class Outcome:
     """The signal that ended it early."""
     goodput: Goodput
     """What became of its time."""
+    wal_lag_rows: int
+    """Points and other lines of the log that MLflow does not have; `gen-dist track` sends them."""
 
 
 def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
@@ -72,31 +77,52 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
     store = checkpoint_store(job)
     if fresh:
         note_base(store, begin_attempt(store), None)
+    copies = WalCopies(folder, store if job.run.checkpoints else None)
+    copies.fetch()
     tracker = Tracker(job, run_folder=folder, facts={"data_digest": data.digest, "versions": versions()})
     tracker.start()
-    goodput = Goodput.of(folder / "events.jsonl")
+    goodput = Goodput.of(read_events(folder / WAL))
 
     def hear(event: Event) -> None:
         goodput.hear(event)
         tracker.handle(event)
         if event["kind"] in ("checkpoint", "end"):
-            tracker.handle({**event, "kind": "metrics", "metrics": goodput.metrics()})
+            when = {key: event[key] for key in ("at_s", "images") if key in event}
+            tracker.handle({**when, "kind": "metrics", "metrics": goodput.metrics()})
         watch(event)
+        if event["kind"] == "checkpoint":
+            copies.ask()
+        for text in tracker.news():
+            watch({"kind": "warning", "text": text})
 
     status: Status = "FAILED"
-    signalled = None
+    published, signalled, recorded = None, None, True
     try:
         if newest_images(store) < arithmetic.images_at_end(job):
+            tracker.begin()
             signalled = launch(job, folder=folder, train=data, heldout=heldout, watch=hear)
         finished = newest_images(store) >= arithmetic.images_at_end(job)
         status = "FINISHED" if finished else "KILLED"
-        tracker.wait(TRACKING_WAIT_S)
+        recorded = tracker.wait(EXIT_S)
         published = _publish(job, store, tracker, watch) if finished else None
     finally:
-        tracker.finish(status, TRACKING_WAIT_S)
-        if tracker.trouble:
-            watch({"kind": "warning", "text": f"{tracker.trouble}; the run itself is whole in {folder}"})
-    return _outcome(folder, store, finished, published, tracker.run_id, signalled, goodput)
+        recorded = tracker.finish(status, EXIT_S if recorded else LAST_S)
+        copies.finish(LAST_S)
+        _warn_of_the_rest(folder, tracker, copies, watch, recorded=recorded)
+    return _outcome(folder, store, finished, published, tracker, signalled, goodput)
+
+
+def _warn_of_the_rest(folder: Path, tracker: Tracker, copies: WalCopies, watch: Watch, *, recorded: bool) -> None:
+    """What is not in MLflow, or not beside the checkpoints, at the end of a run."""
+    texts = tracker.news()
+    if not recorded:
+        why = tracker.trouble or "MLflow takes its time"
+        left = f"{tracker.wal_lag_rows:,} rows of the log are not there yet"
+        texts.append(f"{why}; {left}, `gen-dist track {folder}` sends them; the run itself is whole in {folder}")
+    if copies.trouble:
+        texts.append(f"{copies.trouble}; it is whole in {folder}")
+    for text in texts:
+        watch({"kind": "warning", "text": text})
 
 
 def _placed(job: JobSpec) -> JobSpec:
@@ -139,6 +165,10 @@ def _publish(job: JobSpec, store: Store, tracker: Tracker, watch: Watch) -> Publ
     """Register the newest checkpoint. Trouble of the registry is said, and the run is whole without it."""
     found = newest(store)
     assert found is not None
+    if not tracker.answering:
+        text = f"the model is not registered, for MLflow is away; the same command again registers {found.url}"
+        watch({"kind": "warning", "text": text})
+        return None
     watch({"kind": "publishing"})
     from gen_dist.registry.publish import publish  # imports MLflow, which a run must not wait for at its start
 
@@ -156,7 +186,7 @@ def _outcome(
     store: Store,
     finished: bool,
     published: Published | None,
-    run_id: str | None,
+    tracker: Tracker,
     signalled: int | None,
     goodput: Goodput,
 ) -> Outcome:
@@ -169,7 +199,8 @@ def _outcome(
         checkpoint=found.url if found is not None else None,
         sample_grid=grids[-1] if grids else None,
         published=published,
-        mlflow_run=run_id,
+        mlflow_run=tracker.run_id,
         signalled=signalled,
         goodput=goodput,
+        wal_lag_rows=tracker.wal_lag_rows,
     )

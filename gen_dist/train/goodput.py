@@ -6,10 +6,8 @@ of a worker or that of the hub; the clock on the wall counts only between two dr
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 CAUSES = ("training", "data_wait", "checkpoint", "samples", "start_up", "restart", "lost_work", "idle")
@@ -44,10 +42,10 @@ class Goodput:
         self._waited_s = 0.0  # for room, since the last group ended
 
     @classmethod
-    def of(cls, log: Path) -> Goodput:
-        """What the log of a run says so far; nothing where there is none. A line that was cut off is passed over."""
+    def of(cls, events: Iterable[Mapping[str, Any]]) -> Goodput:
+        """What the log of a run says so far; its writers, the leading worker and the driver, took turns."""
         goodput = cls()
-        for event in events(log):
+        for event in sorted(events, key=lambda event: float(event.get("at_s", 0.0))):
             goodput.hear(event)
         return goodput
 
@@ -151,18 +149,6 @@ class Goodput:
         group.seconds["lost_work" if group.spent else group.start_cause] += unsaid_s
         group.seconds["lost_work"] += sum(since.values())
         self._settled.append(group)
-
-
-def events(log: Path) -> Iterator[Mapping[str, Any]]:
-    """The events of a run's log, in the order in which they were written."""
-    if not log.exists():
-        return
-    with log.open(encoding="utf-8") as lines:
-        for line in lines:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
 
 
 def _sum(some: Iterable[Mapping[str, float]]) -> Seconds:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -53,14 +52,13 @@ def launch(
     Raises: GenDistError as the workers raised it; TrainingFailedError for any other error of theirs.
     """
     with ray_for(job):
-        log = folder / "events.jsonl"
         hub = start_hub(
             max_failures=job.run.max_failures,
             max_rollbacks=job.train.nonfinite.max_skips,
             silent_after_s=job.run.hang_after_s,
         )
         assignment = Assignment(job=resolve(job), run_folder=folder, train=train, heldout=heldout, hub=hub)
-        signalled = _fit(job, assignment, _written_down(log, watch))
+        signalled = _fit(job, assignment, watch)
         error = ray.get(hub.failure.remote())
     if error is not None:
         raise error
@@ -166,18 +164,6 @@ def _pass_on(hub: Any, watch: Callable[[Event], None]) -> News:
     for event in news.events:
         watch(event)
     return news
-
-
-def _written_down(log: Path, watch: Callable[[Event], None]) -> Callable[[Event], None]:
-    """`watch`, and a line in the log for what the hub or this process says: the leading worker writes its own."""
-
-    def hear(event: Event) -> None:
-        if event.get("by") == "hub":
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event, default=str) + "\n")
-        watch(event)
-
-    return hear
 
 
 def _last_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from gen_dist.job.spec import JobSpec
 from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, Recipe
 from gen_dist.registry.runs import checkpoint_store
+from gen_dist.registry.wal import WAL
 from gen_dist.train.hub import Resume, Wishes
 from gen_dist.train.process import prepare
 from gen_dist.train.report import Report, Reporter, silent
@@ -71,12 +72,11 @@ def _train(assignment: Assignment, job: JobSpec, member: Member) -> None:
     # after `prepare`: DeepSpeed looks at the environment when it is first imported
     from gen_dist.train import recovery
     from gen_dist.train.collective import Team
-    from gen_dist.train.committer import from_any_thread
 
     team = Team(device)
     report: Report = silent
     if team.leads:
-        report = from_any_thread(Reporter(assignment.run_folder / "events.jsonl", assignment.hub.put.remote))
+        report = Reporter(assignment.run_folder / WAL, assignment.hub.put.remote)
     resume = member.enter(team, recovery.begin(checkpoint_store(job), team=team, report=report))
     if resume is None:
         return

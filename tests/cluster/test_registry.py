@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +31,8 @@ from gen_dist.registry.tracker import Tracker
 from gen_dist.sample.grid import png
 from gen_dist.sample.model import Model
 from gen_dist.sample.trained import Trained
+from gen_dist.train.report import Reporter
+from tests.support.mlflow_server import curve_of, run_mlflow, runs_of
 from tests.support.models import write_model
 
 SECRET = "hunter2"
@@ -73,16 +72,30 @@ def metrics(images: int, value: float, at_s: float = 1_000.0) -> dict[str, Any]:
     return {"kind": "metrics", "at_s": at_s, "images": images, "step": 1, "metrics": dict.fromkeys(names, value)}
 
 
-def samples(images: int) -> dict[str, Any]:
-    grid = np.full((64, 96, 3), images % 255, dtype=np.uint8)
-    return {"kind": "samples", "at_s": 1_000.0, "images": images, "path": "somewhere.png", "png": png(grid)}
+def samples(job: JobSpec, images: int) -> dict[str, Any]:
+    path = Path(arithmetic.run_folder(job)) / "samples" / f"images-{images:012d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(np.full((64, 96, 3), images % 255, dtype=np.uint8)))
+    return {"kind": "samples", "at_s": 1_000.0, "images": images, "path": str(path)}
 
 
-def tracked(job: JobSpec, events: list[dict[str, Any]], *, status: Any = "FINISHED", facts: Any = FACTS) -> Tracker:
-    its = Tracker(job, run_folder=Path(arithmetic.run_folder(job)), facts=facts)
-    its.start()
+def say(its: Tracker, job: JobSpec, events: list[dict[str, Any]], *, images: int = 0) -> None:
+    """What the driver and a leading worker say, from `images` on; a checkpoint at the end covers all of it."""
+    its.begin()
+    log = Reporter(Path(arithmetic.run_folder(job)) / "wal", its.handle)
+    log("start", images=images, workers=1)
     for event in events:
-        its.handle(event)
+        log(**event)
+    if reached := [event["images"] for event in events if "images" in event]:
+        log("checkpoint", images=reached[-1], path=f"c/{reached[-1]}")
+    log.close()
+
+
+def tracked(job: JobSpec, events: list[dict[str, Any]], *, status: Any = "FINISHED", images: int = 0) -> Tracker:
+    its = Tracker(job, run_folder=Path(arithmetic.run_folder(job)), facts=FACTS)
+    its.start()
+    say(its, job, events, images=images)
+    assert its.wait(60), its.trouble
     assert its.finish(status, 60), its.trouble
     assert its.trouble is None
     return its
@@ -127,7 +140,7 @@ def twice(home: Path) -> Twice:
 
 def test_a_run_can_be_read_in_mlflow(home: Path, client: MlflowClient) -> None:
     job = make_job(home, "readable")
-    its = tracked(job, [metrics(64, 0.5), samples(64), metrics(128, 0.25), {"kind": "checkpoint", "path": "c/128"}])
+    its = tracked(job, [metrics(64, 0.5), samples(job, 64), metrics(128, 0.25)])
     run = client.get_run(run_id_of(its))
     assert (run.info.run_name, run.info.status) == ("readable", "FINISHED")
     assert run.data.params["train.total_images"] == "640"
@@ -156,15 +169,15 @@ def test_the_record_lies_beside_the_runs(home: Path, client: MlflowClient) -> No
 
 def test_a_resumed_job_goes_on_in_its_run_and_repeats_no_point(home: Path, client: MlflowClient) -> None:
     job = make_job(home, "resumed")
-    first = tracked(job, [metrics(64, 0.5), metrics(128, 0.4), samples(128)], status="KILLED")
+    first = tracked(job, [metrics(64, 0.5), metrics(128, 0.4), samples(job, 128)], status="KILLED")
     assert client.get_run(run_id_of(first)).info.status == "KILLED"
     longer = make_job(home, "resumed", train={"total_images": 1280, "prompts": PROMPTS})
     its = Tracker(longer, run_folder=Path(arithmetic.run_folder(longer)), facts=FACTS)
     its.start()
+    again = [metrics(128, 0.4, at_s=2_000.0), samples(job, 128), metrics(192, 0.3, at_s=2_001.0), samples(job, 192)]
+    say(its, longer, again, images=64)
     assert its.wait(60)
     assert client.get_run(run_id_of(its)).info.status == "RUNNING"
-    for event in (metrics(128, 0.4, at_s=2_000.0), samples(128), metrics(192, 0.3, at_s=2_001.0), samples(192)):
-        its.handle(event)
     assert its.finish("FINISHED", 60)
     assert its.run_id == first.run_id
     run = client.get_run(run_id_of(its))
@@ -174,16 +187,29 @@ def test_a_resumed_job_goes_on_in_its_run_and_repeats_no_point(home: Path, clien
     shown = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")]
     assert len([path for path in shown if path.endswith(".png")]) == 2
     assert run.data.params["train.total_images"] == "640"
-    assert run.data.tags["changed.train.total_images"] == "1280"
+    assert run.data.tags["attempt.2.train.total_images"] == "1280"
+    assert "attempt.1.train.total_images" not in run.data.tags
 
 
-def test_a_run_deleted_in_mlflow_is_begun_again(home: Path, client: MlflowClient) -> None:
+def test_each_attempt_is_a_run_below_that_of_its_job(home: Path, client: MlflowClient) -> None:
+    job = make_job(home, "attempts")
+    for images in (0, 64):
+        its = tracked(job, [metrics(images + 64, 0.5, at_s=1_000.0 + images)], images=images)
+    runs = runs_of(client, "attempts")
+    assert set(runs) == {"history-1", "attempt-000001", "attempt-000002"}
+    assert {run.data.tags.get("mlflow.parentRunId") for run in runs.values()} == {None, its.run_id}
+    steps = {name: [step for step, _, _ in curve_of(client, run, "rate/denoiser")] for name, run in runs.items()}
+    assert steps == {"history-1": [64, 128], "attempt-000001": [64], "attempt-000002": [128]}
+
+
+def test_a_run_deleted_in_mlflow_is_made_again_with_all_its_points(home: Path, client: MlflowClient) -> None:
     job = make_job(home, "deleted")
     first = tracked(job, [metrics(64, 0.5)])
     client.delete_run(run_id_of(first))
-    second = tracked(job, [metrics(64, 0.5)])
+    second = tracked(job, [metrics(128, 0.5)], images=64)
     assert second.run_id != first.run_id
-    assert client.get_run(run_id_of(second)).data.metrics["rate/denoiser"] == 0.5
+    steps = [point.step for point in client.get_metric_history(run_id_of(second), "rate/denoiser")]
+    assert steps == [64, 128]
 
 
 def test_infinity_is_not_drawn_as_a_large_number(home: Path, client: MlflowClient) -> None:
@@ -191,45 +217,20 @@ def test_infinity_is_not_drawn_as_a_large_number(home: Path, client: MlflowClien
     run = client.get_run(run_id_of(its))
     assert [point.step for point in client.get_metric_history(run.info.run_id, "rate/denoiser")] == [64]
     assert run.data.tags["not_finite.rate/denoiser"] == "nan after 192 images"
+    counted = client.get_metric_history(run.info.run_id, "not_finite/values")
+    assert [(point.step, point.value) for point in counted] == [(128, 4.0), (192, 4.0)]
 
 
-def test_a_server_that_is_away_costs_a_run_nothing(home: Path) -> None:
+def test_a_server_that_is_away_is_one_line_for_a_person(home: Path) -> None:
+    """What it does to a run is for tests/faults/test_tracking.py."""
     uri = f"http://ann:{SECRET}@127.0.0.1:1"
     job = make_job(home, "alone", tracking={"uri": uri})
-    folder = Path(arithmetic.run_folder(job))
-    its = Tracker(job, run_folder=folder, facts=FACTS)
-    its.start()
-    for images in range(64, 6400, 64):
-        start_s = time.perf_counter()
-        its.handle(metrics(images, 0.5))
-        its.handle(samples(images))
-        assert time.perf_counter() - start_s < 0.5
-    assert not its.wait(20)
-    start_s = time.perf_counter()
-    assert not its.finish("FINISHED", 5)
-    assert time.perf_counter() - start_s < 6
-    assert its.run_id is None
-    assert its.trouble is not None
-    assert "\n" not in its.trouble
-    assert "127.0.0.1:1" in its.trouble
-    assert SECRET not in its.trouble
-    assert not (folder / "mlflow.json").exists()
     with pytest.raises(RegistryError, match=r"127\.0\.0\.1:1") as refused:
         publish(job, write_checkpoint(job, 64), run_id=None, tracking_uri=uri, sample_prompts=[])
     assert SECRET not in str(refused.value)
     with pytest.raises(RegistryError, match="check MLFLOW_TRACKING_URI") as refused:
         find_model("models:/small@latest", tracking_uri=uri)
     assert SECRET not in str(refused.value)
-
-
-def test_an_address_that_makes_no_sense_is_one_line_of_trouble(home: Path) -> None:
-    job = make_job(home, "nonsense", tracking={"uri": "nonsense://there"})
-    its = Tracker(job, run_folder=Path(arithmetic.run_folder(job)), facts=FACTS)
-    its.start()
-    assert not its.wait(20)
-    assert not its.finish("FINISHED", 5)
-    assert len(str(its.trouble).splitlines()) == 1
-    assert "nonsense" in str(its.trouble)
 
 
 PREDICT = """
@@ -345,28 +346,8 @@ def test_no_password_of_the_job_reaches_the_record(home: Path, twice: Twice) -> 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    call = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    call += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/store"]
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # several processes that nothing here needs
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(call, cwd=tmp_path, env=env, stdout=log, stderr=log)
-    try:
-        deadline_s = time.monotonic() + 200
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read()
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "server.log").read_text()
-                assert time.monotonic() < deadline_s
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
+    with run_mlflow(tmp_path) as uri:
+        yield uri
 
 
 def test_a_server_takes_the_run_and_the_model_and_gives_it_back(
@@ -374,7 +355,7 @@ def test_a_server_takes_the_run_and_the_model_and_gives_it_back(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     job = make_job(tmp_path, "remote", tracking={"uri": server, "registered_model": "drawer"})
-    its = tracked(job, [metrics(64, 0.5), samples(64)])
+    its = tracked(job, [metrics(64, 0.5), samples(job, 64)])
     run_id = run_id_of(its)
     source = write_checkpoint(job, 64)
     published = publish(job, source, run_id=run_id, tracking_uri=server, sample_prompts=PROMPTS)

@@ -169,7 +169,7 @@ def test_a_run_on_a_rough_network_that_shrinks_is_proved_and_names_what_it_could
         (tmp_path / "job.toml").write_text(ROUGH_JOB.format(**facts))
         run = tmp_path / "runs" / "rough"
         running = cli.Running("train", "job.toml", cwd=tmp_path)
-        running.wait_for_images(run / "events.jsonl", 80)
+        running.wait_for_images(run / "wal", 80)
         running.signal(signal.SIGINT)
         code, output = running.end()
         assert code == 128 + signal.SIGINT, output
@@ -181,7 +181,7 @@ def test_a_run_on_a_rough_network_that_shrinks_is_proved_and_names_what_it_could
         assert main(["data", "audit", str(run), "--json"]) == 0
         proof = json.loads(capsys.readouterr().out)
         assert proxy.counts["cut"] > 0
-    starts = [event for event in cli.read_events(run / "events.jsonl") if event["kind"] == "start"]
+    starts = [event for event in cli.read_events(run / "wal") if event["kind"] == "start"]
     assert [(event["workers"], event["images"]) for event in starts] == [(2, 0), (1, stopped_images)]
     images = stopped_images + 160
     assert (done["images"], proof["images"], proof["holds"]) == (images, images, True)

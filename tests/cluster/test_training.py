@@ -53,7 +53,7 @@ def test_a_job_ends_with_a_grid_a_checkpoint_and_a_registered_model(home: Path, 
 
 
 def test_two_workers_took_part(home: Path, finished: dict[str, Any]) -> None:
-    events = cli.read_events(home / finished["run_folder"] / "events.jsonl")
+    events = cli.read_events(home / finished["run_folder"] / "wal")
     assert [event["workers"] for event in events if event["kind"] == "start"] == [2]
 
 
@@ -76,6 +76,7 @@ def test_mlflow_holds_parameters_curves_grids_and_lineage(mlflow_run: Any) -> No
     assert {"job.resolved.json", "versions.json", "data.json", "images"} <= names
     steps = [point.step for point in client.get_metric_history(mlflow_run.info.run_id, "loss/denoiser/velocity")]
     assert steps == sorted(set(steps)), "a step twice in the curve"
+    assert mlflow_run.data.tags["attempts"] == "1"
 
 
 def test_no_pickle_lies_in_a_run(home: Path, finished: dict[str, Any]) -> None:
@@ -84,10 +85,10 @@ def test_no_pickle_lies_in_a_run(home: Path, finished: dict[str, Any]) -> None:
 
 
 def test_a_finished_job_is_not_trained_again(home: Path, finished: dict[str, Any]) -> None:
-    before = (home / finished["run_folder"] / "events.jsonl").read_text()
+    before = cli.read_events(home / finished["run_folder"] / "wal")
     again = cli.report("train", DIFFUSION, cwd=home)
     assert again["finished"]
-    assert (home / finished["run_folder"] / "events.jsonl").read_text() == before
+    assert cli.read_events(home / finished["run_folder"] / "wal") == before
     assert again["mlflow_run"] == finished["mlflow_run"]
 
 
@@ -157,7 +158,7 @@ def test_a_killed_worker_is_replaced_and_sigterm_saves_and_no_tracker_costs_a_wa
     before = set(os.listdir("/dev/shm"))
     keys = ("train.total_images=100000", "tracking.uri=http://127.0.0.1:1")
     running = cli.Running("train", DCGAN, *words(*keys), cwd=tmp_path)
-    events = tmp_path / "runs" / "smoke-dcgan" / "events.jsonl"
+    events = tmp_path / "runs" / "smoke-dcgan" / "wal"
     running.wait_for_images(events, 480)
     os.kill(running.workers()[0], signal.SIGKILL)
     while len(starts := [event["images"] for event in cli.read_events(events) if event["kind"] == "start"]) < 2:
@@ -170,8 +171,9 @@ def test_a_killed_worker_is_replaced_and_sigterm_saves_and_no_tracker_costs_a_wa
     assert code == 128 + signal.SIGTERM, output
     assert "resume" in output
     assert "warning" in output
-    last = cli.read_events(events)[-2:]
-    assert [event["kind"] for event in last] == ["checkpoint", "end"]
+    said = [event["kind"] for event in cli.read_events(events)]
+    assert [kind for kind in said if kind in ("checkpoint", "end", "status")][-3:] == ["checkpoint", "end", "status"]
+    assert "`gen-dist track " in output
     deadline_s = time.monotonic() + 10
     while left := {name for name in set(os.listdir("/dev/shm")) - before if "deepspeed" in name}:
         assert time.monotonic() < deadline_s, left

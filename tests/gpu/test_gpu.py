@@ -23,7 +23,7 @@ def test_a_smoke_job_ends_with_a_registered_model(job: Path, precision: str, tmp
     cli.report("sample", done["run_folder"], "red heart", "-o", "drawn.png", cwd=tmp_path)
     metrics = [
         event["metrics"]
-        for event in cli.read_events(tmp_path / done["run_folder"] / "events.jsonl")
+        for event in cli.read_events(tmp_path / done["run_folder"] / "wal")
         if event["kind"] == "metrics"
     ]
     assert metrics[0]["memory/gpu_peak_bytes"] > 0

@@ -95,6 +95,7 @@ def _measure_all(config: dict[str, Any]) -> None:
 
 def _measure(case: Case, *, folder: Path, hub: Any, tiny: bool, **_: object) -> dict[str, float]:
     from gen_dist.job.load import resolve
+    from gen_dist.registry.wal import WAL
     from gen_dist.train.hub import Resume
     from gen_dist.train.process import prepare
     from gen_dist.train.report import Reporter
@@ -109,7 +110,7 @@ def _measure(case: Case, *, folder: Path, hub: Any, tiny: bool, **_: object) -> 
     data = find_data(job.data)
     run_folder = folder / f"{case.recipe}-{len(list(folder.iterdir()))}"
     assignment = Assignment(job=resolve(job), run_folder=run_folder, train=data, heldout=None, hub=hub)
-    report = Reporter(run_folder / "events.jsonl", hub.put.remote)
+    report = Reporter(run_folder / WAL, hub.put.remote)
     first = Resume(attempt=1, skip_checkpoints=0, after_position=None)
     columns: dict[str, Any] = {}
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gen_dist.registry import wal
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).with_name("gen-dist")
 LONGEST_RUN_S = 280.0
@@ -97,7 +99,5 @@ class Running:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of an event log; none where there is no log yet."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    """All whole lines of a run's log, `RUN/wal`; none where there is no log yet. `RUN/events.jsonl` means the same."""
+    return wal.read_events(path if path.name == wal.WAL else path.parent / wal.WAL)
