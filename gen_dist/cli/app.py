@@ -11,6 +11,7 @@ import typer
 
 from gen_dist import __version__
 from gen_dist.cli.data import app as data_app
+from gen_dist.cli.models import app as models_app
 
 app = typer.Typer(
     name="gen-dist",
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app)
+app.add_typer(models_app)
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file, such as jobs/quickstart.toml.")]
 Overrides = Annotated[

@@ -75,7 +75,8 @@ def train(job: JobSpec, *, watch: Watch) -> Outcome:
         finished = _images(folder) >= arithmetic.images_at_end(job)
         status = "FINISHED" if finished else "KILLED"
         tracker.wait(TRACKING_WAIT_S)
-        published = _publish(job, folder, tracker, watch) if finished else None
+        digest = heldout.digest if heldout else ""
+        published = _publish(job, folder, tracker, watch, heldout_digest=digest) if finished else None
     finally:
         tracker.finish(status, TRACKING_WAIT_S)
         if tracker.trouble:
@@ -119,7 +120,7 @@ def _data(job: JobSpec, watch: Watch) -> tuple[Data | Unindexed, Data | Unindexe
     return data, heldout
 
 
-def _publish(job: JobSpec, folder: Path, tracker: Tracker, watch: Watch) -> Published | None:
+def _publish(job: JobSpec, folder: Path, tracker: Tracker, watch: Watch, *, heldout_digest: str) -> Published | None:
     """Register the newest checkpoint. Trouble of the registry is said, and the run is whole without it."""
     newest = checkpoint.newest(folder / "checkpoints")
     assert newest is not None
@@ -129,7 +130,14 @@ def _publish(job: JobSpec, folder: Path, tracker: Tracker, watch: Watch) -> Publ
     prompts = job.train.prompts[:PUBLISHED_PROMPTS] or [""]
     uri = arithmetic.tracking_uri(job)
     try:
-        return publish(job, newest, run_id=tracker.run_id, tracking_uri=uri, sample_prompts=prompts)
+        return publish(
+            job,
+            newest,
+            run_id=tracker.run_id,
+            tracking_uri=uri,
+            sample_prompts=prompts,
+            heldout_digest=heldout_digest,
+        )
     except GenDistError as error:
         watch({"kind": "warning", "text": str(error)})
         return None

@@ -1,0 +1,45 @@
+"""What a checkpoint or an export draws with, as tensors to compare bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gen_dist import checkpoint
+
+
+def drawing_weights(folder: Path) -> dict[str, Tensor]:
+    """All that drawing reads: `model/NETWORK.PARAMETER` and `recipe/NAME`. Raises: CheckpointError."""
+    model = {f"model/{key}": value for key, value in checkpoint.read_model(folder).items()}
+    return model | {f"recipe/{key}": value for key, value in checkpoint.read_recipe(folder).items()}
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bits."""
+    total = hashlib.sha256()
+    for key in sorted(weights):
+        value = weights[key]
+        total.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(_bits(value).numpy().data)
+    return total.hexdigest()
+
+
+def difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> str:
+    """The first thing in which they differ, in words; empty where every bit is equal."""
+    for key in sorted(one.keys() | other.keys()):
+        if key not in one or key not in other:
+            return f"{key} is in only one of them"
+        a, b = one[key], other[key]
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return f"{key} is {a.dtype} {tuple(a.shape)} in one and {b.dtype} {tuple(b.shape)} in the other"
+        if not torch.equal(_bits(a), _bits(b)):  # of bits: NaN equals itself, and 0.0 is not -0.0
+            return f"{key} differs in {int((_bits(a) != _bits(b)).sum())} bytes"
+    return ""
+
+
+def _bits(value: Tensor) -> Tensor:
+    return value.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
