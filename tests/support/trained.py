@@ -40,7 +40,7 @@ def make_job(home: Path, name: str, **changes: Any) -> JobSpec:
         "name": name,
         "recipe": "latent_diffusion",
         "model": SMALL,
-        "data": {"url": "embedded://emoji", "heldout": "heldout-*.tar"},
+        "data": {"url": "embedded://emoji", "train": "train-*.tar", "heldout": "heldout-*.tar"},
         "train": {"total_images": 640, "prompts": PROMPTS},
         "run": {"folder": str(home / "runs")},
     }

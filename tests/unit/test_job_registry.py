@@ -1,4 +1,4 @@
-"""[registry] of a job: gates that no model could pass are told before a GPU is held, and `check` prints them as TOML."""
+"""[registry] of a job: gates that no model could pass are told before a GPU is held; `check` prints them as TOML."""
 
 from __future__ import annotations
 
