@@ -17,10 +17,10 @@ from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.models.utils import get_external_mlflow_model_spec
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
-from gen_dist import checkpoint as checkpoints
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
-from gen_dist.registry.lineage import MANIFEST_TAG, SHORT, origin
+from gen_dist.registry.lineage import MANIFEST_TAG, MODEL_TAG, SHORT, short_lineage
+from gen_dist.registry.origin import Origin
 
 MODEL_TYPE = "image generator"
 HELDOUT = "heldout/"
@@ -38,28 +38,26 @@ class Score:
 
 
 def record_kept(
-    client: MlflowClient, checkpoint: Path, *, experiment: str, run_id: str, job: JobSpec, tags: Mapping[str, str]
+    client: MlflowClient, origin: Origin, *, experiment: str, run_id: str, job: JobSpec, tags: Mapping[str, str]
 ) -> Any:
-    """The LoggedModel of `checkpoint`, whose lineage is `tags`; those of the run's other checkpoints on the way."""
-    for other in checkpoints.checkpoints(checkpoint.parent):
-        if other.name != checkpoint.name:
-            record_evaluated(
-                client, other, experiment=experiment, run_id=run_id, job=job, heldout_digest=tags["heldout_digest"]
-            )
+    """The LoggedModel of a checkpoint, whose lineage is `tags`; those of the run's other checkpoints on the way."""
+    for other in origin.others():
+        record_evaluated(
+            client, other, experiment=experiment, run_id=run_id, job=job, heldout_digest=tags["heldout_digest"]
+        )
     logged = record(client, experiment=experiment, run_id=run_id, name=arithmetic.registered_model(job), tags=tags)
-    link(client, logged.model_id, run_id, measured_at(client, run_id, int(tags["images"])), job=job, tags=tags)
+    link(client, logged.model_id, run_id, measured_at(client, run_id, origin.images), job=job, tags=tags)
     return logged
 
 
 def record_evaluated(
-    client: MlflowClient, checkpoint: Path, *, experiment: str, run_id: str, job: JobSpec, heldout_digest: str
+    client: MlflowClient, origin: Origin, *, experiment: str, run_id: str, job: JobSpec, heldout_digest: str
 ) -> str | None:
     """The id of the LoggedModel of a checkpoint; None where the run has no held-out score of its very weights."""
-    manifest = checkpoints.read_manifest(checkpoint)
-    points = measured_at(client, run_id, manifest.images)
+    points = measured_at(client, run_id, origin.images)
     if not any(point.key.startswith(HELDOUT) for point in points):
         return None
-    tags = origin(checkpoint, manifest, heldout_digest=heldout_digest)
+    tags = short_lineage(origin, heldout_digest=heldout_digest)
     logged = record(client, experiment=experiment, run_id=run_id, name=arithmetic.registered_model(job), tags=tags)
     link(client, logged.model_id, run_id, points, job=job, tags=tags)
     return str(logged.model_id)
@@ -100,11 +98,12 @@ def link(
 ) -> None:
     """Tell MLflow that these points are of this LoggedModel, and of which data. The run's own curves stay as they are.
 
-    A point keeps its time: MLflow takes an equal one of the same run for the same.
+    A point keeps its time: MLflow takes an equal one of the same run for the same. What is linked already stays so.
     """
     linked = []
+    there = {_key(point) for point in client.get_logged_model(model_id).metrics or []}
     for point in points:
-        if not math.isfinite(point.value):
+        if not math.isfinite(point.value) or _key(point) in there:
             continue
         heldout = point.key.startswith(HELDOUT)
         pattern = job.data.heldout if heldout else job.data.train
@@ -124,11 +123,14 @@ def link(
         client.log_batch(run_id, metrics=linked)
 
 
+def _key(point: Metric) -> tuple[str, int, int]:
+    return point.key, point.timestamp, point.step
+
+
 def scores(client: MlflowClient, version: Any) -> dict[str, Score]:
     """Metric -> score of the checkpoint behind a model version; the newest where one was measured again."""
-    if not version.model_id:
-        return {}
-    points = client.get_logged_model(version.model_id).metrics or []
+    model_id = version.tags.get(MODEL_TAG, "") or version.model_id
+    points = client.get_logged_model(model_id).metrics or [] if model_id else []
     newest: dict[str, Score] = {}
     for point in sorted(points, key=lambda point: (point.step, point.timestamp)):
         on = f"{point.dataset_name} ({point.dataset_digest})" if point.dataset_digest else ""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gen_dist import __version__
-from gen_dist.checkpoint import Manifest
 from gen_dist.job.spec import JobSpec
 from gen_dist.registry import weights
+from gen_dist.registry.origin import Origin
 from gen_dist.registry.secrets import without_secrets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,38 +23,34 @@ CHECKPOINT_TAG = "checkpoint"
 CHECKPOINTS_TAG = "checkpoints"
 MANIFEST_TAG = "manifest_sha256"
 WEIGHTS_TAG = "weights_sha256"
+MODEL_TAG = "model_id"  # of the LoggedModel: a database does not keep it with a version, a server does
 SHORT = ("recipe", "images", "data_digest", CHECKPOINT_TAG, MANIFEST_TAG, "job_sha256", "code")  # of a LoggedModel
 
 
-def lineage(checkpoint: Path, manifest: Manifest, *, job: JobSpec, heldout_digest: str) -> dict[str, str]:
+def lineage(origin: Origin, *, job: JobSpec, heldout_digest: str) -> dict[str, str]:
     """Tag -> value, of the model in a checkpoint that becomes a version. No user and no password of an address."""
     return {
-        **origin(checkpoint, manifest, heldout_digest=heldout_digest),
-        CHECKPOINTS_TAG: str(checkpoint.absolute().parent),
-        WEIGHTS_TAG: weights.digest(weights.drawing_weights(checkpoint)),
-        "resumed_from": _resumed_from(checkpoint, manifest.images),
-        JOB_TAG: json.dumps(without_secrets(manifest.job), sort_keys=True),
+        **short_lineage(origin, heldout_digest=heldout_digest),
+        CHECKPOINTS_TAG: without_secrets(origin.url),
+        WEIGHTS_TAG: weights.digest(origin.tensors()),
+        "resumed_from": origin.resumed_from(),
+        JOB_TAG: json.dumps(without_secrets(dict(origin.job)), sort_keys=True),
         GATES_TAG: json.dumps(gates_of(job), sort_keys=True),
     }
 
 
-def origin(checkpoint: Path, manifest: Manifest, *, heldout_digest: str) -> dict[str, str]:
+def short_lineage(origin: Origin, *, heldout_digest: str) -> dict[str, str]:
     """The part of the lineage that costs nothing to know: short enough for a LoggedModel too."""
     return {
-        "recipe": str(manifest.job["recipe"]),
-        "images": str(manifest.images),
-        "data_digest": manifest.data_digest,
+        "recipe": str(origin.job["recipe"]),
+        "images": str(origin.images),
+        "data_digest": origin.data_digest,
         "heldout_digest": heldout_digest,
-        CHECKPOINT_TAG: checkpoint.name,
-        MANIFEST_TAG: manifest_sha256(checkpoint),
-        "job_sha256": job_digest(without_secrets(manifest.job)),
+        CHECKPOINT_TAG: origin.name,
+        MANIFEST_TAG: origin.sha256(),
+        "job_sha256": job_digest(without_secrets(dict(origin.job))),
         "code": code(),
     }
-
-
-def manifest_sha256(checkpoint: Path) -> str:
-    """SHA-256 of what a checkpoint says about itself."""
-    return hashlib.sha256((checkpoint / "checkpoint.json").read_bytes()).hexdigest()
 
 
 def gates_of(job: JobSpec) -> dict[str, Any]:
@@ -86,22 +82,3 @@ def _git(*words: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
-
-
-def _resumed_from(checkpoint: Path, images: int) -> str:
-    """Name of the checkpoint that the last start before this one went on from; empty for a run without a break."""
-    log = checkpoint.absolute().parent.parent / "events.jsonl"
-    found = ""
-    if not log.is_file():
-        return found
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if '"start"' not in line:
-                continue
-            try:
-                event = json.loads(line)
-                if event["kind"] == "start" and event["images"] <= images:
-                    found = Path(event.get("resumed_from") or "").name
-            except (ValueError, KeyError, TypeError):
-                continue  # a line that a dying process cut
-    return found

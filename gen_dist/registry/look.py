@@ -13,7 +13,7 @@ from gen_dist.registry import aliases
 from gen_dist.registry.aliases import CANDIDATE, CHAMPION, LATEST
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.evaluated import scores
-from gen_dist.registry.lineage import CHECKPOINT_TAG, CHECKPOINTS_TAG, JOB_TAG
+from gen_dist.registry.lineage import CHECKPOINT_TAG, CHECKPOINTS_TAG, JOB_TAG, MODEL_TAG
 from gen_dist.registry.registered import MOST_MODELS, Registered
 
 LINEAGE = (
@@ -93,7 +93,7 @@ def show(registered: Registered, version: Any) -> dict[str, Any]:
         "made": _time(version.creation_timestamp),
         "source": version.source,
         "run_id": version.run_id,
-        "model_id": version.model_id or "",
+        "model_id": version.tags.get(MODEL_TAG, "") or version.model_id or "",
         "lineage": {key: version.tags[key] for key in LINEAGE if version.tags.get(key)},
         "scores": {
             name: {"value": score.value, "measured_on": score.measured_on}

@@ -29,7 +29,8 @@ from gen_dist.registry.acting import act
 from gen_dist.registry.drawing_code import copy_drawing_code
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.export import export
-from gen_dist.registry.lineage import SHORT, lineage
+from gen_dist.registry.lineage import MODEL_TAG, SHORT, lineage
+from gen_dist.registry.origin import Origin
 from gen_dist.registry.registered import Registered
 from gen_dist.registry.secrets import without_secrets
 from gen_dist.store import open_store
@@ -65,7 +66,7 @@ def publish(
 
     Raises: RegistryError where MLflow does not take it, CheckpointError where there is nothing to take.
     """
-    manifest = checkpoints.read_manifest(checkpoint)
+    origin = Origin(checkpoint)
     name = arithmetic.registered_model(job)
     try:
         client = connection.connect(tracking_uri)
@@ -77,17 +78,17 @@ def publish(
             client.set_terminated(run_id)
         registered = Registered(client, home.settle(client, name, home.home_of(job)), tracking_uri)
         registered.state()  # a ledger that does not answer is told before anything is uploaded
-        tags = lineage(checkpoint, manifest, job=job, heldout_digest=heldout_digest)
-        logged = evaluated.record_kept(client, checkpoint, experiment=experiment, run_id=run_id, job=job, tags=tags)
+        tags = lineage(origin, job=job, heldout_digest=heldout_digest)
+        logged = evaluated.record_kept(client, origin, experiment=experiment, run_id=run_id, job=job, tags=tags)
         with tempfile.TemporaryDirectory(prefix="gen-dist-") as folder:
             facts = {key: tags[key] for key in SHORT}
             described = Model(model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id, metadata=facts)
             save(checkpoint, Path(folder) / "served", prompts=sample_prompts, tmp=Path(folder), mlflow_model=described)
-            place = _keep(registered, Path(folder) / "served", logged, checkpoint.name)
+            place = _keep(registered, Path(folder) / "served", logged, origin.name)
         version = _register(registered, place, logged, run_id=run_id, tags=tags)
         _point_alias(client, name, version)
-        if checkpoint in checkpoints.checkpoints(checkpoint.parent):
-            pins.pin(open_store(str(checkpoint.absolute().parent)), checkpoint.name, by=f"{name}/{version}")
+        if origin.is_kept_by_a_run:
+            pins.pin(open_store(origin.url), origin.name, by=f"{name}/{version}")
     except (MlflowException, OSError) as error:
         line = connection.one_line(error, tracking_uri)
         raise RegistryError(f"{line}; the model is whole in {checkpoint}, publish it when MLflow is well") from None
@@ -125,7 +126,7 @@ def _keep(registered: Registered, served: Path, logged: Any, checkpoint_name: st
 def _register(registered: Registered, place: str, logged: Any, *, run_id: str, tags: Mapping[str, str]) -> str:
     """The number of the new version, which is the candidate now."""
     earlier = [number for number, version in registered.versions().items() if version.run_id == run_id]
-    known = {**tags, "parent_version": earlier[-1] if earlier else ""}
+    known = {**tags, MODEL_TAG: logged.model_id, "parent_version": earlier[-1] if earlier else ""}
     tags = {key: value for key, value in known.items() if value}
     # the place itself, as source: a database looks `models:/...` up at MLflow's global address
     made = registered.client.create_model_version(

@@ -1,21 +1,19 @@
-"""What a checkpoint or an export draws with, as tensors to compare bit for bit."""
+"""What a model draws with, as tensors to compare bit for bit."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gen_dist import checkpoint
 
-
-def drawing_weights(folder: Path) -> dict[str, Tensor]:
-    """All that drawing reads: `model/NETWORK.PARAMETER` and `recipe/NAME`. Raises: CheckpointError."""
-    model = {f"model/{key}": value for key, value in checkpoint.read_model(folder).items()}
-    return model | {f"recipe/{key}": value for key, value in checkpoint.read_recipe(folder).items()}
+def drawing(model: Mapping[str, Tensor], recipe: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Both parts under one name each: `model/NETWORK.PARAMETER` and `recipe/NAME`."""
+    return {f"model/{key}": value for key, value in model.items()} | {
+        f"recipe/{key}": value for key, value in recipe.items()
+    }
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:

@@ -15,6 +15,7 @@ from gen_dist import cli
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.evaluated import record_evaluated
 from gen_dist.registry.find import find_model
+from gen_dist.registry.origin import Origin
 from gen_dist.registry.promote import delete, promote
 from gen_dist.registry.registered import Registered
 from gen_dist.sample.model import Model
@@ -155,7 +156,7 @@ def test_each_evaluated_checkpoint_is_one_model_of_the_record(home: Path) -> Non
     again = trained.publish(last).version
     known = {"experiment": trained.experiment, "run_id": trained.run_id, "job": trained.job}
     for path in sorted(last.parent.glob("images-*")):  # as a tracker would do, at each checkpoint
-        record_evaluated(trained.client, path, **known, heldout_digest=HELDOUT_DIGEST)
+        record_evaluated(trained.client, Origin(path), **known, heldout_digest=HELDOUT_DIGEST)
     models = [
         model
         for model in trained.client.search_logged_models([trained.experiment])
@@ -168,7 +169,7 @@ def test_each_evaluated_checkpoint_is_one_model_of_the_record(home: Path) -> Non
     assert (points[PSNR].dataset_name, points[PSNR].dataset_digest) == ("heldout-*.tar, seed 0", HELDOUT_DIGEST[:36])
     assert points["loss/denoiser/velocity"].dataset_digest == DIGEST[:36]
     its = Registered.find(trained.client, "scored", trained.uri)
-    assert its.version(number).model_id == its.version(again).model_id == by_images["192"].model_id
+    assert its.version(number).tags["model_id"] == its.version(again).tags["model_id"] == by_images["192"].model_id
     assert its.version(again).tags["parent_version"] == number
     curve = trained.client.get_metric_history(trained.run_id, PSNR)
     assert [(point.step, point.value) for point in curve] == [(64, 17.0), (192, 19.0)]  # nothing doubled
