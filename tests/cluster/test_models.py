@@ -7,18 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from gen_dist import cli
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.evaluated import record_evaluated
-from gen_dist.registry.find import find_model
 from gen_dist.registry.origin import Origin
 from gen_dist.registry.promote import delete, promote
 from gen_dist.registry.registered import Registered
-from gen_dist.sample.model import Model
 from tests.support.gateway import Gateway, run_gateway
 from tests.support.mlflow_server import run_server
 from tests.support.trained import DIGEST, HELDOUT_DIGEST, PROMPTS, PSNR, Trained, make_job
@@ -76,10 +73,10 @@ def test_a_version_is_shown_with_its_lineage(two: Trained, capsys: pytest.Captur
     lineage = facts["lineage"]
     assert lineage["data_digest"] == DIGEST
     assert lineage["heldout_digest"] == HELDOUT_DIGEST
-    assert lineage["checkpoint"] == "images-000000000128"
+    assert lineage["checkpoint"] == two.place(128).name
     assert len(lineage["manifest_sha256"]) == len(lineage["job_sha256"]) == len(lineage["weights_sha256"]) == 64
     assert len(lineage["code"].removesuffix("+changes").split()[1]) == 40  # the commit of this clone
-    assert facts["source"].startswith(f"file://{two.folder.parent}/registry/small/images-000000000128-")
+    assert facts["source"].startswith(f"file://{two.folder.parent}/registry/small/{two.place(128).name}-")
     assert facts["scores"][PSNR] == {"value": 21.5, "measured_on": f"heldout-*.tar, seed 0 ({HELDOUT_DIGEST[:36]})"}
     shown = said(capsys, "show", "small@champion")
     assert "model           small/1 (champion)" in shown
@@ -97,7 +94,7 @@ def test_two_versions_compare_by_scores_lineage_and_job(two: Trained, capsys: py
     assert shown.splitlines()[0].split() == ["small/1", "small/2", "difference"]
     assert "+3.5" in shown
     assert "job train.total_images" in shown
-    assert "no difference" in said(capsys, "compare", "small/1", "small/1")
+    assert "their lineage and their jobs are equal" in said(capsys, "compare", "small/1", "small/1")
 
 
 def test_the_life_of_a_model_on_the_command_line(two: Trained, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,14 +146,13 @@ def test_what_leads_nowhere_is_one_line_with_a_remedy(
 
 def test_each_evaluated_checkpoint_is_one_model_of_the_record(home: Path) -> None:
     trained = Trained(make_job(home, "scored"))
-    trained.checkpoint(64, scores={PSNR: 17.0})
-    trained.checkpoint(128)  # no held-out score of these weights
-    last = trained.checkpoint(192, scores={PSNR: 19.0})
+    sources = [trained.checkpoint(64, scores={PSNR: 17.0}), trained.checkpoint(128)]  # no held-out score of the second
+    sources.append(last := trained.checkpoint(192, scores={PSNR: 19.0}))
     number = trained.publish(last).version
     again = trained.publish(last).version
     known = {"experiment": trained.experiment, "run_id": trained.run_id, "job": trained.job}
-    for path in sorted(last.parent.glob("images-*")):  # as a tracker would do, at each checkpoint
-        record_evaluated(trained.client, Origin(path), **known, heldout_digest=HELDOUT_DIGEST)
+    for source in sources:  # as a tracker would do, at each checkpoint
+        record_evaluated(trained.client, Origin(source), **known, heldout_digest=HELDOUT_DIGEST)
     models = [
         model
         for model in trained.client.search_logged_models([trained.experiment])
@@ -208,17 +204,15 @@ def test_models_and_their_ledger_may_live_in_a_bucket(home: Path, bucket: dict[s
     trained = Trained(make_job(home, "far", registry=bucket))
     first, second = trained.version(64), trained.version(128)
     its = Registered.find(trained.client, "far", trained.uri)
-    assert its.version(first).source.startswith(f"s3://{gateway.bucket}/models/registry/far/images-000000000064-")
-    found = find_model("models:/far@candidate", tracking_uri=trained.uri)
-    checkpoint = trained.folder / "checkpoints" / "images-000000000128"
-    assert np.array_equal(Model.load(found).draw(PROMPTS), Model.load(checkpoint).draw(PROMPTS))
+    assert its.version(first).source.startswith(f"s3://{gateway.bucket}/models/registry/far/{trained.place(64).name}-")
+    assert trained.draws_like("models:/far@candidate", 128)
     assert promote(its, second).results[0].passed
     keys = {entry["Key"] for entry in gateway.client().list_objects_v2(Bucket=gateway.bucket)["Contents"]}
     assert "models/registry/far.json" in keys
     assert not (home / "runs" / "registry" / "far.json").exists()
     delete(its, first)
     left = gateway.client().list_objects_v2(Bucket=gateway.bucket, Prefix="models/registry/far/")["Contents"]
-    assert {entry["Key"].split("/")[3].rpartition("-")[0] for entry in left} == {"images-000000000128"}
+    assert {entry["Key"].split("/")[3].rpartition("-")[0] for entry in left} == {trained.place(128).name}
     weights = next(entry["Key"] for entry in left if entry["Key"].endswith("model.safetensors"))
     body = bytearray(gateway.client().get_object(Bucket=gateway.bucket, Key=weights)["Body"].read())
     body[-1] ^= 1
@@ -250,6 +244,4 @@ def test_a_server_takes_versions_by_reference_and_keeps_what_it_cannot_see(
         assert str(client.get_model_version_by_alias(name, "champion").version) == number
         facts = told(capsys, "show", f"{name}@champion", "--tracking-uri", server)
         assert facts["scores"][PSNR]["value"] == 18.0
-        found = find_model(f"models:/{name}@champion", tracking_uri=server)
-        checkpoint = trained.folder / "checkpoints" / "images-000000000064"
-        assert np.array_equal(Model.load(found).draw(PROMPTS), Model.load(checkpoint).draw(PROMPTS))
+        assert trained.draws_like(f"models:/{name}@champion", 64)

@@ -21,13 +21,12 @@ from mlflow import MlflowClient
 
 from gen_dist.registry import aliases, look
 from gen_dist.registry.errors import RegistryError
-from gen_dist.registry.find import find_model
 from gen_dist.registry.ledger import Ledger
 from gen_dist.registry.promote import delete, pin, promote, rollback, unpin
 from gen_dist.registry.registered import Registered
 from gen_dist.store import open_store
 from tests.support.cli import ROOT
-from tests.support.trained import PSNR, Trained, make_job
+from tests.support.trained import MANIFEST, PSNR, Trained, make_job
 
 LONGEST_S = 250.0  # for a process to start on a busy machine
 
@@ -292,10 +291,9 @@ def test_a_score_that_was_never_measured_fails_and_says_what_was(gated: Trained)
 def test_the_export_must_be_what_was_trained_bit_for_bit(home: Path) -> None:
     trained = with_versions(home, "bits", 1)
     its = registered(trained)
-    folder = find_model("models:/bits/1", tracking_uri=trained.uri)
-    weights = folder / "model.safetensors"
+    export = trained.export("1")
+    weights = export / "artifacts" / "model" / "model.safetensors"
     whole = weights.read_bytes()
-    checkpoint = trained.folder / "checkpoints" / "images-000000000064"
 
     def refusal() -> str:
         with pytest.raises(RegistryError) as refused:
@@ -306,7 +304,7 @@ def test_the_export_must_be_what_was_trained_bit_for_bit(home: Path) -> None:
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert "artifacts/model/model.safetensors has other bytes than were published" in refusal()
     # somebody who writes the list of checksums too is found out by the digest kept with the version
-    index = folder.parents[1] / "EXPORT.json"
+    index = export / "EXPORT.json"
     facts = json.loads(index.read_text())
     kept = index.read_text()
     facts["files"]["artifacts/model/model.safetensors"]["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -314,18 +312,19 @@ def test_the_export_must_be_what_was_trained_bit_for_bit(home: Path) -> None:
     assert "its weights are not those that were published" in refusal()
     weights.write_bytes(whole)
     index.write_text(kept)
-    manifest = checkpoint / "checkpoint.json"
+    manifest = trained.place(64) / MANIFEST
     text = manifest.read_text()
     manifest.write_text(text + "\n")
     assert "was written again since" in refusal()
     manifest.write_text(text)
-    assert promote(its, "1").results[0].seen.endswith("tensors and an image equal those of images-000000000064")
+    assert promote(its, "1").results[0].seen.endswith(f"tensors and an image equal those of {trained.place(64).name}")
     number = trained.version(128)
-    moved = checkpoint.with_name("images-000000000128").rename(home / "elsewhere")
+    place = trained.place(128)
+    moved = place.rename(home / "elsewhere")
     said = promote(its, number).results[0]
     assert said.passed
     assert said.seen.endswith("tensors equal the digest of their checkpoint, which is not on this machine")
-    moved.rename(checkpoint.with_name("images-000000000128"))
+    moved.rename(place)
 
 
 def test_what_an_alias_or_a_pin_holds_is_not_deleted_and_the_rest_goes_whole(home: Path) -> None:
@@ -344,8 +343,8 @@ def test_what_an_alias_or_a_pin_holds_is_not_deleted_and_the_rest_goes_whole(hom
             delete(its, number)
     assert list(its.versions()) == ["1", "2", "3", "4", "5"]
     pins = trained.folder / "checkpoints" / "pins"
-    assert json.loads((pins / "held-4.json").read_text()) == {"checkpoint": "images-000000000256", "by": "held/4"}
-    export = find_model("models:/held/4", tracking_uri=trained.uri).parents[1]
+    assert json.loads((pins / "held-4.json").read_text()) == {"checkpoint": trained.place(256).name, "by": "held/4"}
+    export = trained.export("4")
     delete(its, "4", why="a try")
     assert not export.exists()
     assert sorted(path.name for path in pins.iterdir()) == [f"held-{number}.json" for number in (1, 2, 3, 5)]

@@ -17,10 +17,13 @@ from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes import catalog
 from gen_dist.registry import connection
+from gen_dist.registry.find import find_model
 from gen_dist.registry.publish import Published, publish
 from gen_dist.registry.secrets import without_secrets
+from gen_dist.sample.model import Model
 
 DIGEST, HELDOUT_DIGEST = "d" * 64, "e" * 64
+MANIFEST = "checkpoint.json"  # of a checkpoint
 PSNR = "heldout/psnr_db"
 PROMPTS = ["red heart", "a cat"]
 SMALL = {
@@ -83,6 +86,21 @@ class Trained:
             picture = Image.fromarray(np.full((8, 8, 3), images % 255, dtype=np.uint8))
             self.client.log_image(self.run_id, picture, key="samples", step=images, timestamp=1_000_000 + images)
         return write_checkpoint(self.job, images)
+
+    def place(self, images: int) -> Path:
+        """The folder of a checkpoint."""
+        (found,) = (self.folder / "checkpoints").glob(f"images-{images:012d}*")
+        return found
+
+    def export(self, number: str) -> Path:
+        """The folder of a version's exported model, which is on this machine."""
+        source: str = self.client.get_model_version(self.job.name, number).source
+        return Path(source.removeprefix("file://"))
+
+    def draws_like(self, name: str, images: int) -> bool:
+        """Whether a registered model draws what a checkpoint of the run draws."""
+        found = Model.load(find_model(name, tracking_uri=self.uri))
+        return np.array_equal(found.draw(PROMPTS), Model.load(find_model(str(self.place(images)))).draw(PROMPTS))
 
     def publish(self, path: Path, *, heldout_digest: str = HELDOUT_DIGEST, job: JobSpec | None = None) -> Published:
         """Register it."""

@@ -92,9 +92,9 @@ def compare(
     for part in ("lineage", "job"):
         for key, (a, b) in facts[part].items():
             rows.append((f"{part} {key}", _short(a), _short(b), ""))
-    if len(rows) == 1:
-        rows.append(("no difference", "", "", ""))
     _table(rows)
+    if not facts["lineage"] and not facts["job"]:
+        print("their lineage and their jobs are equal")
 
 
 def history(
