@@ -184,6 +184,22 @@ def test_a_run_that_could_not_register_its_model_does_so_later(home: Path, capsy
     assert its.state().aliases == its.mlflow_aliases() == {"candidate": "1"}
 
 
+def test_a_score_measured_later_counts_at_the_gates(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = Trained(make_job(home, "measured", registry={"at_most": {"evaluate/own_image_share": 1}}))
+    trained.version(64)
+    gate = "evaluate/own_image_share at most 1"
+    refusal = f"measured/1: not promoted, {gate}: not measured after 64 images, only heldout/psnr_db, loss/"
+    assert said(capsys, "promote", "measured/1", code=2).startswith(refusal)
+    assert cli.main(["evaluate", "models:/measured/1", "-n", "16", "--record", "--json"]) == 0
+    share = json.loads(capsys.readouterr().out)["own_image_share"]
+    kept = told(capsys, "show", "measured/1")["scores"]["evaluate/own_image_share"]
+    assert kept["value"] == share
+    assert kept["measured_on"].startswith("train-*.tar, 16 captions, seed 0 (")
+    assert f"passed     {gate}: it is {share:.6g}" in said(capsys, "promote", "measured/1")
+    assert cli.main(["evaluate", "runs/measured", "--record"]) == 2
+    assert "--record: runs/measured is no registered version; write models:/NAME/VERSION" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with run_gateway(tmp_path_factory.mktemp("gateway")) as running:
