@@ -103,6 +103,15 @@ def bases(store: Store, numbers: Iterable[int]) -> dict[int, int]:
         }
 
 
+def base_of(store: Store, attempt: int) -> str | None:
+    """Name of the checkpoint that an attempt went on from; None for a fresh start, or where nothing is noted."""
+    try:
+        base = _read(store, attempt).get("base")
+    except MissingError:
+        return None
+    return None if base is None else str(base)
+
+
 def began(store: Store, attempt: int) -> datetime:
     """When the attempt began, by the clock of its leader."""
     text = _read(store, attempt).get("began")

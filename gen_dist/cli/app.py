@@ -11,6 +11,7 @@ import typer
 
 from gen_dist import __version__
 from gen_dist.cli.data import app as data_app
+from gen_dist.cli.models import app as models_app
 
 app = typer.Typer(
     name="gen-dist",
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app)
+app.add_typer(models_app)
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file, such as jobs/quickstart.toml.")]
 Overrides = Annotated[
@@ -146,13 +148,14 @@ def evaluate(
     ],
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Training captions to draw.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed gives the same score.")] = 0,
+    record: Annotated[bool, typer.Option("--record", help="Keep it with models:/NAME/VERSION, for its gates.")] = False,
     tracking_uri: Annotated[str, typer.Option(help="MLflow address for models:/ names.")] = "",
     as_json: Json = False,
 ) -> None:
     """Measure how often a drawing's nearest real image has the caption's category."""
     from gen_dist.cli.evaluate import run
 
-    facts = run(model, count=count, seed=seed, tracking_uri=tracking_uri, as_json=as_json)
+    facts = run(model, count=count, seed=seed, record=record, tracking_uri=tracking_uri, as_json=as_json)
     if as_json:
         print_report(facts)
 

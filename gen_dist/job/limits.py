@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gen_dist.job.arithmetic import splits, world_sizes, zero_stage
-from gen_dist.job.problem import Problem, choose
+from gen_dist.job.problem import NO_VALUE, Problem, choose
 from gen_dist.job.spec import JobSpec
 
 MOST_NAMES = 8
@@ -20,7 +20,8 @@ def limit_problems(
     """Everything that cannot be, for every allowed number of workers; `zero_max` None: the groups are unknown."""
     stages = _stage_problems(job, zero_max) if zero_max is not None else []
     sizes = _size_problems(job, learns_many_sizes)
-    return [*_batch_problems(job), *_length_problems(job), *_derived_problems(job), *stages, *sizes]
+    gates = _gate_problems(job)
+    return [*_batch_problems(job), *_length_problems(job), *_derived_problems(job), *stages, *sizes, *gates]
 
 
 def working_batches(job: JobSpec) -> list[int]:
@@ -118,6 +119,32 @@ def _size_problems(job: JobSpec, learns_many_sizes: bool) -> list[Problem]:
     what = f"recipe '{job.recipe}' learns at one size alone"
     remedy = "write false, or a recipe that learns at many sizes, as `gen-dist recipes NAME` tells"
     return [Problem("data.aspect_buckets", what, remedy, True, ("recipe",))]
+
+
+def _gate_problems(job: JobSpec) -> list[Problem]:
+    """Gates of `[registry]` that no model of this job could pass, or that say nothing."""
+    gates, found = job.registry, []
+    for table in ("at_least", "at_most"):
+        heldout = [name for name in getattr(gates, table) if name.startswith("heldout/")]
+        if heldout and not job.data.heldout:
+            what = f"{heldout[0]} is measured on held-out images, and data.heldout is empty"
+            remedy = "name shards in data.heldout, or remove the gate"
+            found.append(Problem(f"registry.{table}", what, remedy, NO_VALUE, ("data.heldout",)))
+    for name in sorted(gates.at_least.keys() & gates.at_most.keys()):
+        if gates.better_than_champion:
+            what = f"{name} is also in registry.at_most: better could be higher or lower"
+            found.append(Problem("registry.at_least", what, "name it in one of them, or drop better_than_champion"))
+        elif gates.at_least[name] > gates.at_most[name]:
+            what = f"{name} would have to be at least {gates.at_least[name]:g} and at most {gates.at_most[name]:g}"
+            found.append(Problem("registry.at_least", what, "write a lower bound below the upper one"))
+    if gates.better_than_champion and not gates.at_least and not gates.at_most:
+        what, remedy = "no metric is named to compare", "name one in registry.at_least or registry.at_most"
+        found.append(Problem("registry.better_than_champion", what, remedy, True))
+    if gates.sample_grid and not job.train.sample_every_images:
+        what, remedy = "train.sample_every_images=0 draws no grid", "write sample_every_images above 0"
+        concerns = ("train.sample_every_images",)
+        found.append(Problem("registry.sample_grid", what, remedy, True, concerns))
+    return found
 
 
 def _stage_problems(job: JobSpec, zero_max: Mapping[str, int]) -> list[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,11 +69,15 @@ def _toml(table: Mapping[str, Any], spec: Any, specs: Mapping[str, type[Spec]], 
     inner = {key: value for key, value in table.items() if isinstance(value, dict) and value}
     for key, value in table.items():
         if key not in inner:
-            yield f"{key} = {as_toml(value)}{_mark(value, fields.get(key))}"
+            yield f"{_key(key)} = {as_toml(value)}{_mark(value, fields.get(key))}"
     for key, value in inner.items():
         yield from ["", f"[{path}{key}]"]
         below = specs.get(f"{path}{key}") or (fields[key].annotation if key in fields else None)
         yield from _toml(value, below, specs, f"{path}{key}.")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) else json.dumps(name, ensure_ascii=False)
 
 
 def _mark(value: Any, field: Any) -> str:
@@ -88,7 +93,7 @@ def as_toml(value: Any) -> str:
         line = "[" + ", ".join(map(as_toml, value)) + "]"
         return line if len(line) <= LINE_CHARACTERS else "[\n" + "".join(f"    {as_toml(v)},\n" for v in value) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {as_toml(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {as_toml(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
         return f"{value:_}"
     return json.dumps(value, ensure_ascii=False)

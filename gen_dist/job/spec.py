@@ -97,10 +97,10 @@ def _folder(text: str) -> str:
     return os.path.abspath(text) if text else text
 
 
-def _checkpoints(text: str) -> str:
+def _kept_at(text: str) -> str:
     scheme, found, rest = text.partition("://")
     if found and (scheme != "s3" or not rest.strip("/")):
-        raise ValueError("not a place for checkpoints; write s3://bucket/prefix, a folder, or nothing")
+        raise ValueError("not a place to write to; write s3://bucket/prefix, a folder, or nothing")
     return text.rstrip("/") if found else _folder(text)
 
 
@@ -270,7 +270,7 @@ class RunSpec(Spec):
 
     folder: str = "runs"
     """Folder of all runs (relative to the current one); this run writes to `folder/name`."""
-    checkpoints: Annotated[str, AfterValidator(_checkpoints)] = ""
+    checkpoints: Annotated[str, AfterValidator(_kept_at)] = ""
     """Where checkpoints go: `s3://bucket/prefix` or a folder, below which this run has its name. Every worker must
     reach it. Empty: the folder `checkpoints` of the run folder."""
     s3: S3Spec = S3Spec()
@@ -301,6 +301,26 @@ class TrackingSpec(Spec):
     """Name under which the trained model is registered. Empty: the job's `name`."""
 
 
+class RegistrySpec(Spec):
+    """Where trained models are kept, and what one must show before it becomes champion (`gen-dist models promote`)."""
+
+    store: Annotated[str, AfterValidator(_kept_at)] = ""
+    """Where exported models are kept, and the ledger of who is champion: a folder that all who promote can see, or
+    `s3://bucket/prefix`. Empty: `run.folder`. The first model of a name decides for those that follow."""
+    at_least: dict[str, float] = {}
+    """Metrics of the checkpoint and the least they may be, such as `{"heldout/psnr_db" = 18.0}`."""
+    at_most: dict[str, float] = {}
+    """Metrics of the checkpoint and the most they may be, such as `{"heldout/noise" = 0.2}`."""
+    better_than_champion: bool = False
+    """Each metric of `at_least` must be higher, and each of `at_most` lower, than the champion's on the same data."""
+    sample_grid: bool = False
+    """The record must hold a sample grid of the very checkpoint."""
+    bit_equal_reload: bool = True
+    """The exported model, read back, must hold the checkpoint's weights bit for bit, and draw the same image."""
+    s3: S3Spec = S3Spec()
+    """Only for `s3://` addresses."""
+
+
 class JobSpec(Spec):
     """One run: what to train, on what, how long, on how many workers, and where the result goes."""
 
@@ -317,3 +337,4 @@ class JobSpec(Spec):
     cluster: ClusterSpec = ClusterSpec()
     run: RunSpec = RunSpec()
     tracking: TrackingSpec = TrackingSpec()
+    registry: RegistrySpec = RegistrySpec()

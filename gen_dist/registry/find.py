@@ -36,7 +36,7 @@ def find_model(name: str, *, tracking_uri: str = "") -> ModelSource:
     Raises: RegistryError, CheckpointError, StoreError.
     """
     if name.startswith(REGISTERED):
-        return Exported(_registered(name, _address(tracking_uri)))
+        return Exported(_registered(name, address(tracking_uri)))
     if "://" in name:
         return _stored(name)
     folder = Path(name)
@@ -78,7 +78,8 @@ def _runs(folder: Path) -> list[Path]:
     return [run for run in inside if (store := run_store(run)) is not None and newest(store) is not None]
 
 
-def _address(tracking_uri: str) -> str:
+def address(tracking_uri: str) -> str:
+    """MLflow's address: `tracking_uri`, else MLFLOW_TRACKING_URI, else runs/mlflow.db. Raises: RegistryError."""
     found = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if found:
         return found
@@ -140,11 +141,10 @@ def _download(client: MlflowClient, name: str, version: Any, uri: str) -> Path:
     """The exported model: where the artifacts lie if that is on this machine, else a copy in the cache."""
     import mlflow.artifacts
 
-    if version.model_id:
-        location, key = client.get_logged_model(version.model_id).artifact_location, version.model_id
-    else:
-        location = client.get_model_version_download_uri(version.name, version.version)
-        key = f"{version.name}-{version.version}-{version.creation_timestamp}"
+    from gen_dist.registry.exports import fetch_export
+
+    location = client.get_model_version_download_uri(version.name, version.version)
+    key = f"{version.name}-{version.version}-{version.creation_timestamp}"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gen-dist" / "models" / key
     if location.startswith(("file:", "/")):
         local = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=uri))  # copies nothing
@@ -153,11 +153,14 @@ def _download(client: MlflowClient, name: str, version: Any, uri: str) -> Path:
         cache.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache.parent))
         try:
-            source = f"{location.rstrip('/')}/{_INSIDE}"
-            got = mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(draft), tracking_uri=uri)
-            _exported(Path(got), name)
+            if location.startswith("s3://"):
+                got = fetch_export(client, version, location, draft, tracking_uri=uri) / _INSIDE
+            else:
+                source = f"{location.rstrip('/')}/{_INSIDE}"
+                got = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(draft), tracking_uri=uri))
+            _exported(got, name)
             if not cache.is_dir():
-                Path(got).rename(cache)
+                got.rename(cache)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return _exported(cache, name)

@@ -6,7 +6,8 @@ import contextlib
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,21 @@ from typing import Any
 import mlflow.pyfunc
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
-from gen_dist.registry import connection
+from gen_dist.registry import aliases, connection, evaluated, exports, home
+from gen_dist.registry.acting import act
 from gen_dist.registry.drawing_code import copy_drawing_code
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.export import export
+from gen_dist.registry.lineage import MODEL_TAG, SHORT, lineage
+from gen_dist.registry.origin import Origin
+from gen_dist.registry.registered import Registered
 from gen_dist.sample.source import ModelSource
 
 ALIAS = "latest"
@@ -52,11 +57,13 @@ def publish(
     run_id: str | None,
     tracking_uri: str,
     sample_prompts: Sequence[str],
+    heldout_digest: str = "",
 ) -> Published:
-    """Log the model of `source` in the run (None: in a run of its own), register it, and let `latest` name it.
+    """Log the model of `source` in the run (None: in a run of its own), register it, and let `candidate` name it.
 
     Raises: RegistryError where MLflow does not take it, CheckpointError where there is nothing to take.
     """
+    origin = Origin(source)
     name = arithmetic.registered_model(job)
     try:
         client = connection.connect(tracking_uri)
@@ -66,50 +73,51 @@ def publish(
                 experiment, run_name=job.name, tags={"mlflow.source.name": "gen-dist"}
             ).info.run_id
             client.set_terminated(run_id)
+        registered = Registered(client, home.settle(client, name, home.home_of(job)), tracking_uri)
+        registered.state()  # a ledger that does not answer is told before anything is uploaded
+        tags = lineage(origin, job=job, heldout_digest=heldout_digest)
+        logged = evaluated.record_kept(client, origin, experiment=experiment, run_id=run_id, job=job, tags=tags)
         with tempfile.TemporaryDirectory(prefix="gen-dist-") as folder:
-            version = _upload(client, experiment, source, name, run_id=run_id, prompts=sample_prompts, tmp=Path(folder))
+            facts = {key: tags[key] for key in SHORT}
+            described = Model(model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id, metadata=facts)
+            save(source, Path(folder) / "served", prompts=sample_prompts, tmp=Path(folder), mlflow_model=described)
+            place = _keep(registered, Path(folder) / "served", logged, origin.name)
+        version = _register(registered, place, logged, run_id=run_id, tags=tags)
         _point_alias(client, name, version)
+        origin.hold(by=f"{name}/{version}")
     except (MlflowException, OSError) as error:
         line = connection.one_line(error, tracking_uri)
         raise RegistryError(f"{line}; the model is whole in {source.place}, publish it when MLflow is well") from None
     return Published(name, version, f"models:/{name}/{version}", f"models:/{name}@{ALIAS}")
 
 
-def _upload(
-    client: MlflowClient,
-    experiment: str,
-    source: ModelSource,
-    name: str,
-    *,
-    run_id: str,
-    prompts: Sequence[str],
-    tmp: Path,
-) -> str:
-    """The version's number."""
-    facts = {
-        "recipe": str(source.facts.job["recipe"]),
-        "images": str(source.facts.images),
-        "data_digest": source.facts.data_digest,
-    }
-    logged = client.create_logged_model(
-        experiment, name=name, source_run_id=run_id, params=facts, tags=facts, model_type="image generator"
-    )
-    try:
-        described = Model(model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id, metadata=facts)
-        save(source, tmp / "served", prompts=prompts, tmp=tmp, mlflow_model=described)
+def _keep(registered: Registered, served: Path, logged: Any, checkpoint_name: str) -> str:
+    """Where the exported model lies now: in the model's home, which versions refer to.
+
+    A server refuses folders of other machines. Where the home is one, the model goes into the server's own storage.
+    """
+    store, its = registered.store, registered.home
+    if its.is_folder and registered.tracking_uri.startswith(("http://", "https://")):
         with _patience():
-            client.log_model_artifacts(logged.model_id, str(tmp / "served"))
-        client.finalize_logged_model(logged.model_id, "READY")
-    except BaseException:
-        with contextlib.suppress(MlflowException, OSError):
-            client.finalize_logged_model(logged.model_id, "FAILED")
-        raise
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=source.facts.images)])
-    with contextlib.suppress(MlflowException):  # it is there already; if it is not, the next call says why
-        client.create_registered_model(name)
+            registered.client.log_model_artifacts(logged.model_id, str(served))
+        if MLFLOW_MODEL_IS_EXTERNAL in logged.tags:
+            registered.client.delete_logged_model_tag(logged.model_id, MLFLOW_MODEL_IS_EXTERNAL)
+        return str(logged.artifact_location)
+    prefix = f"{home.folder_of(registered.name)}/{checkpoint_name}-{uuid.uuid4().hex[:8]}"
+    exports.put(served, store, prefix)
+    return exports.address(its, prefix)
+
+
+def _register(registered: Registered, place: str, logged: Any, *, run_id: str, tags: Mapping[str, str]) -> str:
+    """The number of the new version, which is the candidate now."""
+    earlier = [number for number, version in registered.versions().items() if version.run_id == run_id]
+    known = {**tags, MODEL_TAG: logged.model_id, "parent_version": earlier[-1] if earlier else ""}
+    tags = {key: value for key, value in known.items() if value}
     # the place itself, as source: a database looks `models:/...` up at MLflow's global address
-    place = logged.artifact_location
-    made = client.create_model_version(name, place, run_id=run_id, tags=facts, model_id=logged.model_id)
+    made = registered.client.create_model_version(
+        registered.name, place, run_id=run_id, tags=tags, model_id=logged.model_id
+    )
+    registered.decide(lambda state: aliases.published(state, str(made.version), act=act()))
     return str(made.version)
 
 

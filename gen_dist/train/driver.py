@@ -104,7 +104,8 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         finished = newest_images(store) >= arithmetic.images_at_end(job)
         status = "FINISHED" if finished else "KILLED"
         recorded = tracker.wait(EXIT_S)
-        published = _publish(job, store, tracker, watch) if finished else None
+        digest = heldout.digest if heldout else ""
+        published = _publish(job, store, tracker, watch, heldout_digest=digest) if finished else None
     finally:
         recorded = tracker.finish(status, EXIT_S if recorded else LAST_S)
         copies.finish(LAST_S)
@@ -161,7 +162,7 @@ def _data(job: JobSpec, watch: Watch) -> tuple[Data | Unindexed, Data | Unindexe
     return data, heldout
 
 
-def _publish(job: JobSpec, store: Store, tracker: Tracker, watch: Watch) -> Published | None:
+def _publish(job: JobSpec, store: Store, tracker: Tracker, watch: Watch, *, heldout_digest: str) -> Published | None:
     """Register the newest checkpoint. Trouble of the registry is said, and the run is whole without it."""
     found = newest(store)
     assert found is not None
@@ -175,7 +176,14 @@ def _publish(job: JobSpec, store: Store, tracker: Tracker, watch: Watch) -> Publ
     prompts = job.train.prompts[:PUBLISHED_PROMPTS] or [""]
     uri = arithmetic.tracking_uri(job)
     try:
-        return publish(job, Trained(found), run_id=tracker.run_id, tracking_uri=uri, sample_prompts=prompts)
+        return publish(
+            job,
+            Trained(found),
+            run_id=tracker.run_id,
+            tracking_uri=uri,
+            sample_prompts=prompts,
+            heldout_digest=heldout_digest,
+        )
     except GenDistError as error:
         watch({"kind": "warning", "text": str(error)})
         return None

@@ -21,6 +21,7 @@ START_S = 200.0
 @contextmanager
 def run_mlflow(folder: Path) -> Iterator[str]:
     """Start a server that keeps everything below `folder`; its address. It is ended afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
