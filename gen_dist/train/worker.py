@@ -120,39 +120,32 @@ def build_loop(
     facts = {**begun, "passed_over_images": ledger.shift, "spent": watchdog.spent(), **_sizes(parts["engines"])}
     report("start", images=clock.images, **facts)
     said: dict[str, Any] = {"ledger": ledger, "team": team, "report": report}
+    watched: dict[str, Any] = {"guard": guard, "watchdog": watchdog}
     commit = Committer(
         store,
         resume.attempt,
         **parts,
         **said,
+        **watched,
         parent=found.name if found else None,
         frozen=digests,
         data_digest=assignment.train.digest,
-        guard=guard,
-        watchdog=watchdog,
     )
     share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images + ledger.shift}
     with _opened(assignment, job, recipe, plan, **share) as (train, heldout):
-        studio = Studio(
-            job,
-            recipe=recipe,
-            frozen=frozen,
-            team=team,
-            train=train,
-            heldout=heldout,
-            folder=assignment.run_folder / "samples",
-            report=report,
-        )
+        samples = assignment.run_folder / "samples"
+        drawn: dict[str, Any] = {"recipe": recipe, "frozen": frozen, "train": train, "heldout": heldout}
+        studio = Studio(job, **drawn, team=team, folder=samples, report=report)
+        feed = Feed(train, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=team.device)
         loop = Loop(
             **parts,
             **said,
-            feed=Feed(train, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=team.device),
+            **watched,
+            feed=feed,
             studio=studio,
             clock=clock,
             commit=commit,
             notices=_notices(assignment, team),
-            guard=guard,
-            watchdog=watchdog,
         )
         with commit.seen_through():
             yield loop

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from gen_dist import cli
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.evaluated import record_evaluated
+from gen_dist.registry.cursor import Cursor
 from gen_dist.registry.origin import Origin
 from gen_dist.registry.promote import delete, promote
 from gen_dist.registry.registered import Registered
@@ -176,8 +177,9 @@ def test_each_evaluated_checkpoint_is_one_model_of_the_record(home: Path) -> Non
 def test_a_run_that_could_not_register_its_model_does_so_later(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained = Trained(make_job(home, "later"))
     trained.checkpoint(64, scores={PSNR: 17.0})
-    memory = {"run_id": trained.run_id, "tracking_uri": trained.uri}
-    (trained.folder / "mlflow.json").write_text(json.dumps(memory))
+    cursor = Cursor(trained.folder, trained.uri)
+    cursor.runs = {"history-1": trained.run_id}
+    cursor.save({}, trained.run_id)
     assert told(capsys, "publish", "runs/later")["uri"] == "models:/later/1"
     its = Registered.find(trained.client, "later", trained.uri)
     assert its.version("1").run_id == trained.run_id

@@ -81,12 +81,12 @@ def test_a_gate_may_be_written_on_the_command_line() -> None:
         (
             'store = "embedded://emoji"',
             [],
-            "registry.store='embedded://emoji': not a place to write to; write a folder",
+            "registry.store='embedded://emoji': not a place to write to; write s3://bucket/prefix",
         ),
         (
             'store = "s3://"',
             [],
-            "registry.store='s3://': not a place to write to; write a folder or s3://bucket/prefix",
+            "registry.store='s3://': not a place to write to; write s3://bucket/prefix, a folder, or nothing",
         ),
         ("at_leest = {}", [], "registry.at_leest={}: unknown key; did you mean 'at_least'?"),
         ('at_least = {a = "1"}', [], "registry.at_least.a='1': expected a number; write 1 without quotes"),
