@@ -6,7 +6,8 @@ Of a recipe file only `class Settings`, the module-level names it uses, and the 
 from __future__ import annotations
 
 import ast
-import linecache
+import inspect
+import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -51,13 +52,24 @@ def read_settings(source: Path) -> type[Spec]:
     text = source.read_text(encoding="utf-8")
     tree = ast.parse(text, filename=str(source))
     module = ModuleType(f"{__name__}.{source.stem}")
-    # A name of its own lets pydantic find the source again, for the docstrings, even where the recipe is imported too.
-    module.__file__ = f"<settings of {source}>"
-    linecache.cache[module.__file__] = (len(text), None, text.splitlines(keepends=True), module.__file__)
     sys.modules[module.__name__] = module
     picked = ast.Module(_needed(tree, source), type_ignores=[])
-    exec(compile(picked, module.__file__, "exec"), module.__dict__)  # noqa: S102 (source of this package)
+    exec(compile(picked, f"<settings of {source}>", "exec"), module.__dict__)  # noqa: S102 (source of this package)
+    for name, meaning in _meanings(tree).items():  # pydantic finds them only in a module that was imported from a file
+        module.Settings.model_fields[name].description = meaning
+    module.Settings.model_rebuild(force=True)
     return module.Settings
+
+
+def _meanings(tree: ast.Module) -> dict[str, str]:
+    """Setting -> the text under it."""
+    (settings,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
+    found = {}
+    for node, below in itertools.pairwise(settings.body):
+        match node, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = inspect.cleandoc(text)
+    return found
 
 
 def _needed(tree: ast.Module, source: Path) -> list[ast.stmt]:

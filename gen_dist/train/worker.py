@@ -119,14 +119,12 @@ def build_loop(
     begun = {"attempt": resume.attempt, "resumed_from": found.url if found else "", "workers": team.size}
     facts = {**begun, "passed_over_images": ledger.shift, "spent": watchdog.spent(), **_sizes(parts["engines"])}
     report("start", images=clock.images, **facts)
-    said: dict[str, Any] = {"ledger": ledger, "team": team, "report": report}
-    watched: dict[str, Any] = {"guard": guard, "watchdog": watchdog}
+    common: dict[str, Any] = {**parts, "ledger": ledger, "team": team, "report": report}
+    common |= {"guard": guard, "watchdog": watchdog}
     commit = Committer(
         store,
         resume.attempt,
-        **parts,
-        **said,
-        **watched,
+        **common,
         parent=found.name if found else None,
         frozen=digests,
         data_digest=assignment.train.digest,
@@ -137,16 +135,8 @@ def build_loop(
         drawn: dict[str, Any] = {"recipe": recipe, "frozen": frozen, "train": train, "heldout": heldout}
         studio = Studio(job, **drawn, team=team, folder=samples, report=report)
         feed = Feed(train, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=team.device)
-        loop = Loop(
-            **parts,
-            **said,
-            **watched,
-            feed=feed,
-            studio=studio,
-            clock=clock,
-            commit=commit,
-            notices=_notices(assignment, team),
-        )
+        asked = _notices(assignment, team)
+        loop = Loop(**common, feed=feed, studio=studio, clock=clock, commit=commit, notices=asked)
         with commit.seen_through():
             yield loop
 

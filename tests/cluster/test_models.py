@@ -11,9 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from gen_dist import cli
+from gen_dist.registry.cursor import Cursor
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.evaluated import record_evaluated
-from gen_dist.registry.cursor import Cursor
 from gen_dist.registry.origin import Origin
 from gen_dist.registry.promote import delete, promote
 from gen_dist.registry.registered import Registered
