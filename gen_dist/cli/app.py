@@ -139,6 +139,26 @@ def checkpoints(
         raise typer.Exit(1)
 
 
+@app.command("import-deepspeed")
+def import_deepspeed(
+    job: JobFile,
+    groups: Annotated[
+        list[str], typer.Option("--group", metavar="NAME=FOLDER", help="Checkpoint of one group's engine; repeatable.")
+    ],
+    images: Annotated[int, typer.Option(min=1, help="Images that the model has learned from.")],
+    overrides: Overrides = [],  # noqa: B006
+    trust: Annotated[bool, typer.Option("--trust", help="I know who wrote it: its pickles may run any code.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a new run go on from DeepSpeed's own checkpoints, native or universal, of any ZeRO stage and world size."""
+    from gen_dist.cli.import_deepspeed import run
+    from gen_dist.job.load import load_job
+
+    facts = run(load_job(job, overrides), groups, images=images, trust=trust, as_json=as_json)
+    if as_json:
+        print_report(facts)
+
+
 @app.command()
 def evaluate(
     model: Annotated[
