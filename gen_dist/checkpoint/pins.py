@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from urllib.parse import quote
 
 from gen_dist.checkpoint.errors import CheckpointError
 from gen_dist.checkpoint.manifest import parse_json
@@ -51,4 +51,4 @@ def pinned(store: Store) -> set[str]:
 
 
 def _object(by: str) -> str:
-    return f"pins/{re.sub(r'[^A-Za-z0-9._-]', '-', by)}.json"
+    return f"pins/{quote(by, safe='')}.json"

@@ -126,19 +126,42 @@ def checkpoints(
     prune: Annotated[bool, typer.Option("--prune", help="Remove what need not be kept.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --prune: only tell what would go.")] = False,
     keep: Annotated[int, typer.Option(min=0, help="With --prune: newest ones to keep; 0: as the job says.")] = 0,
+    export: Annotated[
+        str, typer.Option("--export", metavar="FOLDER", help="Write the newest one's model.safetensors there.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """List the checkpoints of a run, check them, or remove those that need not be kept.
+    """List the checkpoints of a run, check them, export the newest, or remove those that need not be kept.
 
     What a registered model pins stays. Exit code 1: --verify found damage.
     """
     from gen_dist.cli.checkpoints import run as look
 
-    facts = look(run, verify=verify, prune=prune, dry_run=dry_run, keep=keep, as_json=as_json)
+    facts = look(run, verify=verify, prune=prune, dry_run=dry_run, keep=keep, export=export, as_json=as_json)
     if as_json:
         print_report(facts)
     if facts["damaged"]:
         raise typer.Exit(1)
+
+
+@app.command("import-deepspeed")
+def import_deepspeed(
+    job: JobFile,
+    groups: Annotated[
+        list[str], typer.Option("--group", metavar="NAME=FOLDER", help="Checkpoint of one group's engine; repeatable.")
+    ],
+    images: Annotated[int, typer.Option(min=1, help="Images that the model has learned from.")],
+    overrides: Overrides = [],  # noqa: B006
+    trust: Annotated[bool, typer.Option("--trust", help="I know who wrote it: its pickles may run any code.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a new run go on from DeepSpeed's own checkpoints, native or universal, of any ZeRO stage and world size."""
+    from gen_dist.cli.import_deepspeed import run
+    from gen_dist.job.load import load_job
+
+    facts = run(load_job(job, overrides), groups, images=images, trust=trust, as_json=as_json)
+    if as_json:
+        print_report(facts)
 
 
 @app.command()

@@ -18,8 +18,13 @@ class PlaceError(GenDistError):
     """A run without checkpoints, or no run at all."""
 
 
-def run(place: str, *, verify: bool, prune: bool, dry_run: bool, keep: int, as_json: bool) -> dict[str, Any]:
-    """List, and with `verify` or `prune` do that too; `keep` of 0 takes the policy of the run's job."""
+def run(
+    place: str, *, verify: bool, prune: bool, dry_run: bool, keep: int, export: str, as_json: bool
+) -> dict[str, Any]:
+    """List, and with `verify`, `prune` or a folder to `export` to do that too.
+
+    `keep` of 0 takes the policy of the run's job.
+    """
     from gen_dist.checkpoint import inventory
 
     if dry_run and not prune:
@@ -30,6 +35,7 @@ def run(place: str, *, verify: bool, prune: bool, dry_run: bool, keep: int, as_j
     if not entries and not removed:
         raise PlaceError(f"{place}: no checkpoint yet ({store.url}); wait for the first one")
     faults = _verify(store) if verify else {}
+    exported = _export(store, Path(export)) if export else []
     facts = {
         "store": store.url,
         "checkpoints": [
@@ -47,6 +53,7 @@ def run(place: str, *, verify: bool, prune: bool, dry_run: bool, keep: int, as_j
         "removed_bytes": sum(one["size_bytes"] for one in removed),
         "dry_run": dry_run,
         "damaged": faults,
+        "exported": exported,
     }
     if not as_json:
         _tell(facts, verified=verify)
@@ -90,6 +97,20 @@ def _prune(store: Store, keep: Keep, *, dry_run: bool) -> list[dict[str, Any]]:
     return [{"name": str(one.name), "size_bytes": one.size_bytes, "why": one.why} for one in removed]
 
 
+def _export(store: Store, folder: Path) -> list[str]:
+    """The drawing weights of the newest checkpoint, for other libraries; the files written."""
+    from gen_dist.checkpoint import candidates, export_safetensors, open_checkpoint
+
+    if folder.exists():
+        raise PlaceError(f"--export {folder}: exists already; name a new folder")
+    found = candidates(store)
+    if not found:
+        raise PlaceError(f"{store.url}: no committed checkpoint to export; wait for the first one")
+    checkpoint = open_checkpoint(store, found[0])
+    checkpoint.verify()
+    return [str(path) for path in export_safetensors(checkpoint, folder)]
+
+
 def _verify(store: Store) -> dict[str, str]:
     """What is wrong, by checkpoint; reads every byte of those that a run could go on from."""
     from gen_dist.checkpoint import CheckpointError, candidates, open_checkpoint
@@ -117,6 +138,8 @@ def _tell(facts: dict[str, Any], *, verified: bool) -> None:
         print(f"damaged    {line}")
     if verified and not facts["damaged"]:
         print("verified   every byte of those that a run can go on from")
+    for path in facts["exported"]:
+        print(f"exported   {path}")
     verb = "would go" if facts["dry_run"] else "removed"
     for one in facts["removed"]:
         print(f"{verb:<10} {one['name']}  {one['size_bytes']:,} bytes  {one['why']}")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import _TYPES as DTYPES
 from torch import Tensor
 
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 MANIFEST, TOMBSTONE = "MANIFEST.json", "TOMBSTONE.json"
 _NAME = re.compile(r"images-\d{12}\.a\d{6}")
 _FILE = re.compile(r"rank\d{5}(-\d{5})?\.safetensors")

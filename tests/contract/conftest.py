@@ -48,7 +48,7 @@ class Trainings:
         key = repr((recipe, sorted(changes.items())))
         if key not in self._done:
             folder = self._folder / str(len(self._done))
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             case = small_case(recipe, folder=folder, **changes)
             self._done[key] = Trained(case, self._ranks.run(distributed.train, case), folder)
         return self._done[key]

@@ -9,9 +9,14 @@ import pytest
 import torch
 
 from gen_dist.checkpoint import CheckpointError, begin_attempt, candidates, note_base
+from gen_dist.recipes.contract import Clock
 from gen_dist.store.local import LocalStore
 from gen_dist.train.collective import Team
+from gen_dist.train.hub import Hub, SupersededError
 from gen_dist.train.recovery import begin, recover
+from gen_dist.train.report import silent
+from tests.contract import reshard
+from tests.contract.toys import OneGroup, Settings
 from tests.support.checkpoints import commit, group
 from tests.support.ranks import Ranks
 
@@ -93,3 +98,54 @@ def test_an_error_of_the_store_is_raised_on_all_workers(tmp_path: Path, pair: Ra
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(AssertionError, match="StoreError"):
         pair.run(go_on, tmp_path / "file")
+
+
+def superseded(folder: Path) -> list[str]:
+    """What each of four commits came to, on each rank, where another worker group begins after the first one."""
+    from gen_dist.train.committer import Committer
+    from gen_dist.train.ledger import Ledger
+
+    way = reshard.Way(torch.distributed.get_world_size(), "fp32", 1)
+    made, team = reshard.Made(way, seed=1), Team(torch.device("cpu"))
+    made.train(1)
+    attempt = begin(LocalStore(folder), team=team, report=silent)
+    commit = Committer(
+        LocalStore(folder),
+        attempt,
+        parent=None,
+        job=way.job,
+        recipe=OneGroup(Settings()),
+        engines=made.engines,
+        averages=made.averages,
+        frozen={},
+        data_digest="d",
+        ledger=Ledger(None, team=team, max_bad_share=1.0),
+        team=team,
+        report=silent,
+    )
+    came_to = []
+    for number in range(1, 5):
+        try:
+            commit(Clock(images=64 * number, step=number))
+            if number < 3:
+                commit.finish()
+            came_to.append("committed")
+        except SupersededError as error:
+            came_to.append(f"superseded {error.attempt}")
+        if number == 1 and team.leads:
+            begin_attempt(LocalStore(folder))
+        team.wait()
+    return came_to
+
+
+def test_a_group_that_was_given_up_ends_on_all_workers_together(tmp_path: Path, pair: Ranks) -> None:
+    for came_to in pair.run(superseded, tmp_path):
+        assert came_to == ["committed", *["superseded 1"] * 3]
+    assert candidates(LocalStore(tmp_path)) == ["images-000000000064.a000001"]
+
+
+def test_the_newest_group_of_a_driver_is_the_one_that_goes_on() -> None:
+    hub = Hub()
+    hub.begin(3)
+    hub.begin(2)  # told late
+    assert [hub.is_superseded(attempt) for attempt in (2, 3, 4)] == [True, False, False]

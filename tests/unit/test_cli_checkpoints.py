@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from gen_dist.checkpoint import Name, begin_attempt, note_base, pin
 from gen_dist.cli.app import main
 from gen_dist.store.local import LocalStore
-from tests.support.saves import commit, group
+from tests.support.saves import commit, group, state
 
 
 @pytest.fixture
@@ -68,6 +70,15 @@ def test_damage_is_told_and_ends_with_1(run: Path, capsys: pytest.CaptureFixture
     data[-1] ^= 1
     path.write_bytes(data)
     assert list(asked(capsys, run, "--verify", code=1)["damaged"]) == [str(Name(128, 1))]
+
+
+def test_the_newest_is_exported_for_other_libraries(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run.parent / "export"
+    assert asked(capsys, run, "--export", folder)["exported"] == [str(folder / "model.safetensors")]
+    expected = state(256)
+    assert torch.equal(load_file(folder / "model.safetensors")["net.w"], expected["average/net/nets.net.w"])
+    assert main(["checkpoints", str(run), "--export", str(folder)]) == 2
+    assert "exists already; name a new folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
