@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def launch(
     return signalled
 
 
-@contextmanager
+@contextlib.contextmanager
 def ray_for(job: JobSpec) -> Iterator[None]:
     """A local Ray for the time of the run, or a connection to the cluster at `cluster.address`."""
     ray_settings.apply(ray_settings.for_run(job))
@@ -175,7 +175,7 @@ def _written_down(log: Path, watch: Callable[[Event], None]) -> Callable[[Event]
 
     def hear(event: Event) -> None:
         if event.get("by") == "hub":
-            with log.open("a", encoding="utf-8") as file:
+            with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:  # a full disk ends no run
                 file.write(json.dumps(event, default=str) + "\n")
         watch(event)
 
@@ -187,7 +187,7 @@ def _last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_on_signals(hub: Any, watch: Callable[[Event], None]) -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM ask the workers to save and end, a second one ends at once. Gives the signals that came."""
     asked: list[int] = []

@@ -24,6 +24,12 @@ LONG = {"train__total_images": 1_000_000, **NO_TRACKER}
 pytestmark = pytest.mark.timeout(900)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of several worker groups takes minutes on a busy machine."""
+    monkeypatch.setattr(cli, "LONGEST_RUN_S", 800.0)
+
+
 def starts(log: Path) -> list[int]:
     return [event["images"] for event in events(log, "start")]
 
