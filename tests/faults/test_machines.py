@@ -11,7 +11,7 @@ import pytest
 from gen_dist.train import ray_settings
 from tests.support import cli
 from tests.support.ray_cluster import StandingCluster
-from tests.support.run_faults import events, settings, wait_for
+from tests.support.run_faults import events, learned, settings, wait_for
 
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
 RUN = Path("runs") / "smoke-dcgan"
@@ -46,7 +46,7 @@ def test_a_run_waits_for_room_when_a_machine_is_gone_and_says_so_and_goes_on_or_
             lambda: (found := events(log, "start")) and len(found) == 2 and found, "second start", running=running
         )
         assert starts[1]["images"] >= 320 - 160
-        running.wait_for_images(log, starts[1]["images"] + 160)
+        wait_for(lambda: learned(log, group=2, images=160), "steps of the second group", running=running)
         running.signal(signal.SIGTERM)
         code, output = running.end()
         assert code == 128 + signal.SIGTERM, output
@@ -90,7 +90,7 @@ def test_a_run_grows_with_its_cluster_from_a_checkpoint_of_the_moment_and_shrink
         assert grown[1]["images"] == notice["images"], "no step is lost"
         assert not events(log, "death")
 
-        running.wait_for_images(log, grown[1]["images"] + 160)
+        wait_for(lambda: learned(log, group=2, images=160), "steps of the larger group", running=running)
         cluster.kill_node(other)
         shrunk = wait_for(lambda: started(3), "smaller group", running=running)
         assert shrunk[2]["workers"] == 1
