@@ -56,6 +56,8 @@ class _Group:
     """Rank -> (line, log), in the order in which they came."""
     over: bool = False
     """It ended as it was meant to, or is buried."""
+    warned: bool = False
+    """Told that it will lose a machine: its death is that machine's."""
     mourned: bool = False
     """The controller has said how its workers ended, which it does once for each group."""
 
@@ -113,15 +115,22 @@ class Attempts:
         elif kind == "checkpoint":
             if images > self.newest_images:
                 self.newest_images, self._num_rollbacks = images, 0
+        elif kind == "notice":
+            group.warned = True
         elif kind == "end":
-            group.over = True
-            self._ended_s = now_s
+            self.close(now_s=now_s)
         if kind == "progress" and images > group.images:
             group.step_images = max(group.step_images, images - group.images)
             speed = (images - group.images) / max(now_s - group.heard_s, 1e-3)
             group.speed += (speed - group.speed) * (SMOOTHING if group.speed else 1.0)
         group.images = max(group.images, images)
         group.heard_s = now_s
+
+    def close(self, *, now_s: float) -> None:
+        """The group under way ends as it was meant to."""
+        if self._group is not None and not self._group.over:
+            self._group.over = True
+            self._ended_s, self.ran_s = now_s, now_s - self._group.entered_s
 
     def note_error(self, rank: int, why: str, log: str) -> None:
         """A worker says how it ends."""
@@ -132,9 +141,7 @@ class Attempts:
         """The group ends on purpose. Returns an error where that has led nowhere too often."""
         self._num_rollbacks += 1
         self.skip_checkpoints, self.after_position = checkpoints - 1, after_position  # 1 is the newest one
-        if self._group is not None:
-            self._group.over = True
-            self._ended_s, self.ran_s = now_s, now_s - self._group.entered_s
+        self.close(now_s=now_s)
         if self._num_rollbacks <= self._max_rollbacks:
             return None
         return RollbackLimitError(
@@ -173,7 +180,7 @@ class Attempts:
             rank=rank,
             why=why,
             log=log,
-            node_lost=bool(lost) or any(one.node_lost for one in ended.values()),
+            node_lost=bool(lost) or group.warned or any(one.node_lost for one in ended.values()),
         )
         self._deaths.append(death)
         verdict = judge(self._deaths, max_failures=self._max_failures)

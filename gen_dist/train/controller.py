@@ -60,6 +60,7 @@ class SaveBeforeResize(ControllerCallback):
             give_up_s = time.monotonic() + RESIZE_SAVE_S
             while ray.get(self._hub.newest_images.remote()) <= before and time.monotonic() < give_up_s:
                 time.sleep(POLL_S)
+            ray.get(self._hub.resizing.remote())
         except Exception:
             log.warning("event=save_before_resize_failed", exc_info=True)
 

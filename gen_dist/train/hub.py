@@ -105,6 +105,13 @@ class Hub:
         """Whether the workers are to end, and how often a checkpoint was asked for."""
         return self._stop, self._num_saves
 
+    def resizing(self) -> None:
+        """Ray is about to end the group and start a larger or smaller one."""
+        if not self._attempts.over:
+            self._attempts.close(now_s=time.monotonic())
+            facts = {"attempt": self._attempts.number, "images": self._attempts.images}
+            self._say("resize", **facts, ran_s=round(self._attempts.ran_s, 3))
+
     def newest_images(self) -> int:
         """Of the newest checkpoint."""
         return self._attempts.newest_images

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 Event = Mapping[str, Any]
 """`kind` is one of start, progress, metrics, samples, checkpoint, skipped, notice, end from the leading worker; launch,
-attempt, hang, death, crash_loop, rollback, waiting from the hub and the driver, `by` "hub". `at_s` is Unix time."""
+attempt, hang, death, crash_loop, rollback, resize, waiting from the hub and the driver, `by` "hub". `at_s` is Unix
+time."""
 
 PROGRESS_EVERY_S = 0.5
 

@@ -165,3 +165,18 @@ def test_one_group_dies_once() -> None:
     assert attempts.bury({0: KILLED}, lost_nodes=NONE, now_s=5.5)[0] is None, "Ray says so too"
     started(attempts, images=320, now_s=6.0)
     assert attempts.bury({}, lost_nodes=NONE, now_s=7.0)[0] is not None
+
+
+def test_a_group_that_was_warned_of_a_lost_machine_dies_of_it_and_one_that_is_resized_does_not_die() -> None:
+    attempts = Attempts(max_failures=0, max_rollbacks=9, now_s=0.0)
+    for second in (1.0, 2.0, 3.0):
+        started(attempts, images=320, now_s=second)
+        attempts.hear({"kind": "notice", "images": 320}, now_s=second)
+        death, verdict = attempts.bury({}, lost_nodes=NONE, now_s=second)
+        assert death is not None
+        assert death.node_lost
+        assert verdict.stop is None
+    started(attempts, images=320, now_s=4.0)
+    attempts.close(now_s=6.0)
+    assert attempts.bury({}, lost_nodes=NONE, now_s=7.0)[0] is None
+    assert attempts.ran_s == 2.0
