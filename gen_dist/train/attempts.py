@@ -12,6 +12,7 @@ from gen_dist.train.deaths import Death, Verdict, judge
 
 NEAR_S = 1.0  # of training: deaths less than this apart are at the same place
 SMOOTHING = 0.3  # of the speed, at each event
+MACHINE_GONE = "its machine is gone"
 GONE = "its process was killed (a signal, or out of memory)"
 _ECHO = re.compile(r"connection (closed|reset|refused)|peer|gloo|nccl|aborted|broken pipe", re.IGNORECASE)
 
@@ -55,6 +56,10 @@ class _Group:
     """Rank -> (line, log), in the order in which they came."""
     over: bool = False
     """It ended as it was meant to, or is buried."""
+    warned: bool = False
+    """Told that it will lose a machine: its death is that machine's."""
+    mourned: bool = False
+    """The controller has said how its workers ended, which it does once for each group."""
 
 
 class Attempts:
@@ -66,6 +71,7 @@ class Attempts:
         self._deaths: list[Death] = []
         self._ended_s = now_s  # of the group before, or the start of the run
         self._num_rollbacks = 0
+        self._early: dict[int, tuple[str, str]] = {}  # errors of workers of a group that has not entered
         self.number = 0
         self.newest_images = 0
         self.ran_s = 0.0
@@ -79,6 +85,11 @@ class Attempts:
         return self._group is None or self._group.over
 
     @property
+    def num_nodes(self) -> int:
+        """Machines of the group under way."""
+        return len({worker.node for worker in self._group.workers}) if self._group else 0
+
+    @property
     def images(self) -> int:
         """How far the group under way came."""
         return self._group.images if self._group else 0
@@ -87,6 +98,7 @@ class Attempts:
         """A new group, with the number that it took. Returns how long there was none."""
         self.number = number
         self._group = _Group(self.number, workers, now_s, now_s, self.newest_images, self.newest_images)
+        self._early = {}
         return now_s - self._ended_s
 
     def hear(self, event: Mapping[str, Any], *, now_s: float) -> None:
@@ -102,9 +114,10 @@ class Attempts:
         elif kind == "checkpoint":
             if images > self.newest_images:
                 self.newest_images, self._num_rollbacks = images, 0
+        elif kind == "notice":
+            group.warned = True
         elif kind == "end":
-            group.over = True
-            self._ended_s = now_s
+            self.close(now_s=now_s)
         if kind == "progress" and images > group.images:
             group.step_images = max(group.step_images, images - group.images)
             speed = (images - group.images) / max(now_s - group.heard_s, 1e-3)
@@ -112,18 +125,22 @@ class Attempts:
         group.images = max(group.images, images)
         group.heard_s = now_s
 
+    def close(self, *, now_s: float) -> None:
+        """The group under way ends as it was meant to."""
+        if self._group is not None and not self._group.over:
+            self._group.over = True
+            self._ended_s, self.ran_s = now_s, now_s - self._group.entered_s
+
     def note_error(self, rank: int, why: str, log: str) -> None:
         """A worker says how it ends."""
-        if self._group is not None:
-            self._group.errors.setdefault(rank, (why, log))
+        errors = self._early if self._group is None or self._group.over else self._group.errors
+        errors.setdefault(rank, (why, log))
 
     def roll_back(self, checkpoints: int, after_position: int, why: str, *, now_s: float) -> GenDistError | None:
         """The group ends on purpose. Returns an error where that has led nowhere too often."""
         self._num_rollbacks += 1
         self.skip_checkpoints, self.after_position = checkpoints - 1, after_position  # 1 is the newest one
-        if self._group is not None:
-            self._group.over = True
-            self._ended_s, self.ran_s = now_s, now_s - self._group.entered_s
+        self.close(now_s=now_s)
         if self._num_rollbacks <= self._max_rollbacks:
             return None
         return RollbackLimitError(
@@ -136,16 +153,23 @@ class Attempts:
     ) -> tuple[Death | None, Verdict]:
         """End the group under way; (None, nothing) where there is none, or it ended as it was meant to."""
         group = self._group
+        if ended and (group is None or group.mourned):  # it died before it had entered
+            self.number += 1
+            group = _Group(self.number, [], now_s, now_s, self.newest_images, self.newest_images, errors=self._early)
+            self._group, self._early = group, {}
+        elif group is not None and not group.over:
+            self._ended_s = now_s
         if group is None:
             return None, Verdict()
-        if not group.over or ended:
-            self._ended_s = now_s
+        group.mourned = group.mourned or bool(ended)
         if group.over:
             return None, Verdict()
         group.over = True
         self.ran_s = group.heard_s - group.entered_s
         rank, why, log = first_to_die(ended, group.errors, ranks=[worker.rank for worker in group.workers])
-        at_lost_node = any(worker.node in lost_nodes for worker in group.workers)
+        lost = [worker.rank for worker in group.workers if worker.node in lost_nodes]
+        if lost:
+            rank, why, log = lost[0], MACHINE_GONE, ""
         death = Death(
             attempt=group.number,
             base_images=group.base_images,
@@ -155,7 +179,7 @@ class Attempts:
             rank=rank,
             why=why,
             log=log,
-            node_lost=at_lost_node or any(one.node_lost for one in ended.values()),
+            node_lost=bool(lost) or group.warned or any(one.node_lost for one in ended.values()),
         )
         self._deaths.append(death)
         verdict = judge(self._deaths, max_failures=self._max_failures)

@@ -76,11 +76,13 @@ class Capacity:
         cluster = self._job.cluster
         asked = {"CPU": cluster.cpus_per_worker, **({"GPU": 1} if cluster.use_gpu else {})}
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        smallest = arithmetic.world_sizes(self._job)[0]
+        smallest, free = arithmetic.world_sizes(self._job)[0], ray.available_resources()
+        fits = all(free.get(name, 0.0) >= smallest * count for name, count in asked.items())
+        what = "Ray has not placed the workers yet, after" if fits else "no room for the workers for"
         return (
-            f"no room for the workers for {for_s:.0f} s: {smallest} x {_listed(asked)} asked, the cluster has"
+            f"{what} {for_s:.0f} s: {smallest} x {_listed(asked)} asked, the cluster has"
             f" {len(nodes)} node(s) with {_listed(ray.cluster_resources())}, of it free"
-            f" {_listed(ray.available_resources())}"
+            f" {_listed(free)}"
         )
 
     def _remedy(self) -> str:

@@ -16,7 +16,7 @@ from ray.train import UserCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from gen_dist.train import ray_settings
-from gen_dist.train.attempts import GONE, Ended
+from gen_dist.train.attempts import GONE, MACHINE_GONE, Ended
 
 RESIZE_SAVE_S = 60.0  # for a checkpoint before the group is resized
 POLL_S = 0.2
@@ -60,6 +60,7 @@ class SaveBeforeResize(ControllerCallback):
             give_up_s = time.monotonic() + RESIZE_SAVE_S
             while ray.get(self._hub.newest_images.remote()) <= before and time.monotonic() < give_up_s:
                 time.sleep(POLL_S)
+            ray.get(self._hub.resizing.remote())
         except Exception:
             log.warning("event=save_before_resize_failed", exc_info=True)
 
@@ -76,7 +77,7 @@ def _ended(error: Exception) -> Ended:
         return Ended(lines[-1] if lines else type(cause).__name__, by_itself=True)
     node_lost = bool(getattr(error, "preempted", False)) or "node has died" in text or "node was terminated" in text
     if node_lost:
-        return Ended("its machine is gone", by_itself=False, node_lost=True)
+        return Ended(MACHINE_GONE, by_itself=False, node_lost=True)
     if "memory" in text and "OOM" in text.upper() and "low on memory" in text:
         return Ended("ended by Ray: its machine ran low on memory", by_itself=False)
     return Ended(GONE, by_itself=False)

@@ -118,7 +118,7 @@ class Goodput:
     def _on_death(self, event: Mapping[str, Any]) -> None:
         self._settle(float(event["ran_s"]))
 
-    _on_rollback = _on_death
+    _on_rollback = _on_resize = _on_death
 
     def _commit(self, images: int) -> None:
         group = self._attempt

@@ -23,6 +23,9 @@ from gen_dist.train.report import Event
 from gen_dist.train.watchdog import Order
 
 MOST_EVENTS = 4096  # that wait for a driver which does not look: the oldest go first
+LOSS_KNOWN_S = (
+    10.0  # until the cluster knows that a machine is gone (ray_settings.NODES); its workers are missed at once
+)
 SAVING_S = 5.0  # for workers to save their stacks before the group ends; longer than watchdog.BEHIND_S
 
 
@@ -71,6 +74,7 @@ class Hub:
         self._heard_s = time.monotonic()
         self._hang: Hang | None = None
         self._hang_s = 0.0
+        self._dying: tuple[Mapping[int, Ended], float] | None = None  # how workers ended, and when that was heard
 
     def is_superseded(self, attempt: int) -> bool:
         """Whether a newer group of this driver has begun."""
@@ -90,6 +94,10 @@ class Hub:
 
     def news(self) -> News:
         """All events since the last call, and how the run is."""
+        if self._dying is not None:
+            ended, at_s = self._dying
+            if self._attempts.num_nodes < 2 or time.monotonic() - at_s > LOSS_KNOWN_S:
+                self._bury(ended)
         return News(self.take(), time.monotonic() - self._heard_s, self._failure)
 
     def stop(self) -> None:
@@ -103,6 +111,13 @@ class Hub:
     def wishes(self) -> tuple[bool, int]:
         """Whether the workers are to end, and how often a checkpoint was asked for."""
         return self._stop, self._num_saves
+
+    def resizing(self) -> None:
+        """Ray is about to end the group and start a larger or smaller one."""
+        if not self._attempts.over:
+            self._attempts.close(now_s=time.monotonic())
+            facts = {"attempt": self._attempts.number, "images": self._attempts.images}
+            self._say("resize", **facts, ran_s=round(self._attempts.ran_s, 3))
 
     def newest_images(self) -> int:
         """Of the newest checkpoint."""
@@ -118,7 +133,7 @@ class Hub:
 
     def enter(self, workers: Sequence[Worker], attempt: int) -> Resume | None:
         """A worker group is there, with this number; its leader asks what to do. None: end, for the run has failed."""
-        self._bury({})
+        self._bury(self._dying[0] if self._dying is not None else {})
         if self._failure is not None:
             return None
         self._pulses.clear()
@@ -146,8 +161,8 @@ class Hub:
             self.fail(error)
 
     def mourn(self, ended: Mapping[int, Ended]) -> None:
-        """Workers ended by themselves, as the controller saw it: by rank, how."""
-        self._bury(ended)
+        """Workers ended by themselves, as the controller saw it: by rank, how. Judged once it is known why."""
+        self._dying = (ended, time.monotonic())
 
     def pulse(self, pulse: Pulse) -> Order:
         """A worker lives. Returns what it is to do."""
@@ -181,6 +196,7 @@ class Hub:
 
     def _bury(self, ended: Mapping[int, Ended]) -> None:
         """Note the death of the group that was under way, if it was one, and what follows from it."""
+        self._dying = None
         death, verdict = self._attempts.bury(ended, lost_nodes=_lost_nodes(), now_s=time.monotonic())
         if death is None:
             return

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def launch(
     return signalled
 
 
-@contextmanager
+@contextlib.contextmanager
 def ray_for(job: JobSpec) -> Iterator[None]:
     """A local Ray for the time of the run, or a connection to the cluster at `cluster.address`."""
     ray_settings.apply(ray_settings.for_run(job))
@@ -171,7 +170,7 @@ def _last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_on_signals(hub: Any, watch: Callable[[Event], None]) -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM ask the workers to save and end, a second one ends at once. Gives the signals that came."""
     asked: list[int] = []

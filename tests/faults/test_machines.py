@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gen_dist.train import ray_settings
 from tests.support import cli
 from tests.support.ray_cluster import StandingCluster
-from tests.support.run_faults import events, settings, wait_for
+from tests.support.run_faults import events, learned, settings, wait_for
 
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
 RUN = Path("runs") / "smoke-dcgan"
 
 pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of several worker groups takes minutes on a busy machine."""
+    monkeypatch.setattr(cli, "LONGEST_RUN_S", 800.0)
 
 
 def test_a_run_waits_for_room_when_a_machine_is_gone_and_says_so_and_goes_on_or_gives_up(tmp_path: Path) -> None:
@@ -39,7 +46,7 @@ def test_a_run_waits_for_room_when_a_machine_is_gone_and_says_so_and_goes_on_or_
             lambda: (found := events(log, "start")) and len(found) == 2 and found, "second start", running=running
         )
         assert starts[1]["images"] >= 320 - 160
-        running.wait_for_images(log, starts[1]["images"] + 160)
+        wait_for(lambda: learned(log, group=2, images=160), "steps of the second group", running=running)
         running.signal(signal.SIGTERM)
         code, output = running.end()
         assert code == 128 + signal.SIGTERM, output
@@ -54,3 +61,42 @@ def test_a_run_waits_for_room_when_a_machine_is_gone_and_says_so_and_goes_on_or_
         (line,) = done.stderr.splitlines()
         for part in ("no room for the workers", "4 x 1 CPU asked", "2 CPU", "lower cluster.num_workers"):
             assert part in line
+
+
+def test_a_run_grows_with_its_cluster_from_a_checkpoint_of_the_moment_and_shrinks_with_it(tmp_path: Path) -> None:
+    with StandingCluster(tmp_path / "cluster", num_cpus=1, env=ray_settings.NODES) as cluster:
+        keys = {
+            "cluster__address": cluster.address,
+            "cluster__num_workers": "[1, 2]",
+            "tracking__uri": "http://127.0.0.1:1",
+            "train__total_images": 1_000_000,
+            "train__checkpoint_every_images": 900_000,  # none comes by itself
+            "train__sample_every_images": 0,
+            "run__max_failures": 0,
+        }
+        running = cli.Running("train", DCGAN, *settings(**keys), cwd=tmp_path, env=cluster.environment)
+        log = tmp_path / RUN / "events.jsonl"
+        running.wait_for_images(log, 160)
+        other = cluster.add_node(num_cpus=1)
+
+        def started(count: int) -> list[dict[str, Any]]:
+            found = events(log, "start")
+            return found if len(found) >= count else []
+
+        grown = wait_for(lambda: started(2), "larger group", running=running)
+        (notice,) = events(log, "notice")
+        assert "resized" in notice["why"]
+        assert [start["workers"] for start in grown] == [1, 2]
+        assert grown[1]["images"] == notice["images"], "no step is lost"
+        assert not events(log, "death")
+
+        wait_for(lambda: learned(log, group=2, images=160), "steps of the larger group", running=running)
+        cluster.kill_node(other)
+        shrunk = wait_for(lambda: started(3), "smaller group", running=running)
+        assert shrunk[2]["workers"] == 1
+        assert shrunk[2]["images"] == notice["images"]
+        (death,) = events(log, "death")
+        assert death["node_lost"]
+        running.signal(signal.SIGTERM)
+        code, output = running.end()
+        assert code == 128 + signal.SIGTERM, output

@@ -33,6 +33,16 @@ def events(log: Path, *kinds: str) -> list[dict[str, Any]]:
     return [event for event in cli.read_events(log) if event["kind"] in kinds]
 
 
+def learned(log: Path, *, group: int, images: int) -> bool:
+    """Whether the group that started as the `group`-th has learned from so many images."""
+    said = cli.read_events(log)
+    places = [number for number, event in enumerate(said) if event["kind"] == "start"]
+    if len(places) < group:
+        return False
+    first, *rest = said[places[group - 1] :]
+    return any(event.get("images", 0) >= first["images"] + images for event in rest)
+
+
 def wait_for(condition: Callable[[], Any], what: str, *, running: cli.Running | None = None) -> Any:
     """What it returns once that is true."""
     give_up_s = time.monotonic() + LONGEST_WAIT_S

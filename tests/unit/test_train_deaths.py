@@ -111,9 +111,11 @@ def test_rollbacks_that_lead_nowhere_end() -> None:
 def test_a_machine_that_the_cluster_has_lost_is_a_lost_machine() -> None:
     attempts = Attempts(max_failures=0, max_rollbacks=9, now_s=0.0)
     started(attempts, images=0, now_s=1.0)
+    attempts.note_error(0, *ECHO)
     death, verdict = attempts.bury({}, lost_nodes=frozenset({"node-1"}), now_s=2.0)
     assert death is not None
     assert death.node_lost
+    assert death.line() == "rank 1: its machine is gone"
     assert verdict.stop is None
 
 
@@ -139,3 +141,43 @@ def test_the_worker_that_died_first_is_named_and_not_those_that_missed_it(
     ended: dict[int, Ended], errors: dict[int, tuple[str, str]], expected: tuple[int | None, str, str]
 ) -> None:
     assert first_to_die(ended, errors, ranks=[0, 1]) == expected
+
+
+def test_groups_that_die_before_they_have_entered_are_judged_too() -> None:
+    """Such as a worker that cannot be imported: Ray would start it for ever."""
+    attempts = Attempts(max_failures=9, max_rollbacks=9, now_s=0.0)
+    for number in range(3):
+        attempts.note_error(0, "ImportError: no such thing", "rank00000.log")
+        ended = {0: Ended("ImportError: no such thing", by_itself=True)}
+        death, verdict = attempts.bury(ended, lost_nodes=NONE, now_s=float(number))
+        assert death is not None
+        assert (death.attempt, death.why, death.log) == (number + 1, "ImportError: no such thing", "rank00000.log")
+    assert isinstance(verdict.stop, CrashLoopError)
+    assert attempts.enter(WORKERS, now_s=9.0) == (4, 9.0), "all this time is one wait"
+
+
+def test_one_group_dies_once() -> None:
+    attempts = Attempts(max_failures=9, max_rollbacks=9, now_s=0.0)
+    started(attempts, images=320, now_s=1.0)
+    assert attempts.bury({1: KILLED}, lost_nodes=NONE, now_s=2.0)[0] is not None
+    assert attempts.bury({}, lost_nodes=NONE, now_s=3.0)[0] is None, "as the next one enters"
+    started(attempts, images=320, now_s=4.0)
+    assert attempts.roll_back(1, 64, "no number", now_s=5.0) is None
+    assert attempts.bury({0: KILLED}, lost_nodes=NONE, now_s=5.5)[0] is None, "Ray says so too"
+    started(attempts, images=320, now_s=6.0)
+    assert attempts.bury({}, lost_nodes=NONE, now_s=7.0)[0] is not None
+
+
+def test_a_group_that_was_warned_of_a_lost_machine_dies_of_it_and_one_that_is_resized_does_not_die() -> None:
+    attempts = Attempts(max_failures=0, max_rollbacks=9, now_s=0.0)
+    for second in (1.0, 2.0, 3.0):
+        started(attempts, images=320, now_s=second)
+        attempts.hear({"kind": "notice", "images": 320}, now_s=second)
+        death, verdict = attempts.bury({}, lost_nodes=NONE, now_s=second)
+        assert death is not None
+        assert death.node_lost
+        assert verdict.stop is None
+    started(attempts, images=320, now_s=4.0)
+    attempts.close(now_s=6.0)
+    assert attempts.bury({}, lost_nodes=NONE, now_s=7.0)[0] is None
+    assert attempts.ran_s == 2.0
