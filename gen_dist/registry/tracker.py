@@ -42,7 +42,7 @@ class Tracker:
         self._job, self._folder, self._facts = job, run_folder, dict(facts)
         self._uri = arithmetic.tracking_uri(job)
         self._log = WalWriter(run_folder / WAL)
-        self._begun = False
+        self._begun = self._spoken = False  # a job was announced; its workers said something
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
         self._heard: dict[str, Any] = {}  # the flusher's last words
@@ -101,6 +101,7 @@ class Tracker:
         """Take one event. What a worker wrote is in the log already; the rest is written here."""
         kind, name = event["kind"], event.get("wal", "")
         by_worker = "wal" in event or "log_trouble" in event
+        self._spoken = self._spoken or by_worker
         if "log_trouble" in event:
             self._worker = event
         if kind in PASSING or (name and (self._folder / WAL / name).exists()):
@@ -142,7 +143,9 @@ class Tracker:
         self._log.close()
         if self._thread.ident is None:
             return False
-        self._wait_until_ready()
+        in_vain = self._begun and not self._spoken  # it failed before there was anything to record
+        if not in_vain:
+            self._wait_until_ready()
         with self._changed:
             self._ending = True
             self._say({"end": True})
@@ -151,11 +154,13 @@ class Tracker:
         if process is None:
             return False
         try:
-            code = process.wait(timeout_s)
+            code = process.wait(0.0 if in_vain else timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
         self._thread.join(JOIN_S)
+        if in_vain:
+            return True
         if code != 0:  # it may have been kept waiting, and known of less than there is
             self._hear({"lag_rows": unsent_rows(self._folder, self._uri)})
         return code == 0
@@ -190,7 +195,7 @@ class Tracker:
         """In a session of its own, so that Ctrl-C reaches it through the driver only."""
         with self._changed:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gen_dist.registry.flusher", str(self._folder)],
+                [sys.executable, "-P", "-m", "gen_dist.registry.flusher", str(self._folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
