@@ -240,6 +240,7 @@ def test_an_address_that_makes_no_sense_is_one_line_of_trouble(tmp_path: Path) -
     its = Tracker(job, run_folder=tmp_path, facts={})
     its.start()
     its.begin()
+    its.handle({**point(1), "wal": ""})
     assert not its.wait(60.0)
     assert its.failing
     start_s = time.monotonic()
@@ -248,3 +249,12 @@ def test_an_address_that_makes_no_sense_is_one_line_of_trouble(tmp_path: Path) -
     assert len(str(its.trouble).splitlines()) == 1
     assert "nonsense" in str(its.trouble)
     assert its.run_id is None
+
+
+def test_a_run_that_fails_before_its_workers_speak_ends_at_once(tmp_path: Path) -> None:
+    its = Tracker(JOB, run_folder=tmp_path, facts={})
+    its.start()
+    its.begin()
+    start_s = time.monotonic()
+    assert its.finish("FAILED", 5.0)  # long before MLflow is imported
+    assert time.monotonic() - start_s < 2.0
