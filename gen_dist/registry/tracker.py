@@ -29,7 +29,7 @@ WARN_AFTER_S = 20.0  # of trouble: a server may be busy for a moment
 FIRST_RESTART_S, LONGEST_RESTART_S = 1.0, 60.0
 PASSING = frozenset({"progress", "data", "publishing"})
 """Kinds of events that nobody reads later."""
-ABOUT_THE_LOG = frozenset({"wal", "log_trouble", "dropped_lines"})
+ABOUT_THE_LOG = frozenset({"wal", "wal_bytes", "log_trouble", "dropped_lines"})
 ANSWER_S = 4.0  # the flusher speaks twice a second unless a server keeps it waiting
 JOIN_S = 1.0
 
@@ -51,6 +51,7 @@ class Tracker:
         self._ending = False
         self._failing_since_s: float | None = None
         self._trouble: str | None = None
+        self._after: dict[str, Any] = {}  # how much of a worker's file was heard of
         self._worker: Event = {}  # what the writing worker last said of the log
         self._warned: set[str] = set()
         self._thread = threading.Thread(target=self._keep, name="flusher", daemon=True)
@@ -104,13 +105,19 @@ class Tracker:
         self._spoken = self._spoken or by_worker
         if "log_trouble" in event:
             self._worker = event
+        if name and "wal_bytes" in event:
+            self._after = {"after": [name, event["wal_bytes"]]}
         if kind in PASSING or (name and (self._folder / WAL / name).exists()):
             return
         if by_worker and "attempt" not in event:
             return  # nobody could tell later which attempt said it
         _keep_grid(event)
         own = {key: value for key, value in event.items() if key not in ABOUT_THE_LOG}
-        self._log.append({"at_s": time.time(), **own}, sync=kind in SYNCED)
+        self._log.append({"at_s": time.time(), **own, **self._after}, sync=kind in SYNCED)
+
+    def measured(self, images: int, metrics: Mapping[str, float]) -> None:
+        """Put values of the driver's own on the curve: each step of a key once, whatever attempt it is in."""
+        self.handle({"kind": "metrics", "images": images, "metrics": dict(metrics)})
 
     def news(self) -> list[str]:
         """Warnings that were not given yet: each kind of trouble is told once."""
@@ -138,7 +145,6 @@ class Tracker:
     def finish(self, status: Status, timeout_s: float) -> bool:
         """Note how the run ended and record what waits; gives up after `timeout_s`, or when MLflow does not answer."""
         if self._begun:
-            self._log.close()  # the next file is behind those of the workers, as this word is behind theirs
             self.handle({"kind": "status", "status": status})
         self._log.close()
         if self._thread.ident is None:

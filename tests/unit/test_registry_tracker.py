@@ -220,15 +220,18 @@ def test_what_nobody_reads_later_is_not_in_the_log_and_a_worker_s_line_is_there_
     its.begin()
     worker = WalWriter(tmp_path / WAL)
     worker.append(point(1))
-    its.handle({**point(1), "wal": worker.name})
+    its.handle({**point(1), "wal": worker.name, "wal_bytes": worker.end_bytes})
     its.handle({**point(2), "wal": "000099.jsonl"})  # in a folder that this process does not see
     its.handle({**point(3), "log_trouble": "full", "dropped_lines": 0})
     for kind in ("progress", "data", "publishing"):
         its.handle({"kind": kind, "at_s": 1.0})
     its.handle({"kind": "stopping", "signal": "SIGTERM"})
+    its.measured(3, {"goodput/training": 0.9})
     assert not its.finish("KILLED", 1.0)  # it was never started
     events = read_events(tmp_path / WAL)
-    assert [event["kind"] for event in events] == ["job", "metrics", "metrics", "stopping", "metrics", "status"]
+    assert [event["kind"] for event in events] == ["job", *["metrics"] * 3, "stopping", "metrics", "status"]
+    assert [event["images"] for event in events if event["kind"] == "metrics"] == [1, 2, 3, 3]
+    assert "attempt" not in events[-2]
     assert events[0]["job"]["train"]["total_images"] == 64
     assert (events[0]["data_digest"], events[0]["facts"]) == ("d", {"num_samples": 3})
     assert its.news() == ["full; training goes on, make room there before lines of the log are lost"]
