@@ -18,6 +18,7 @@ from gen_dist.registry.record import Note, Status
 from gen_dist.registry.wal import CONTINUED, Entry, Event
 
 POINTS = frozenset({"metrics", "samples"})
+SAID_BY_WORKERS = POINTS | {"checkpoint", "end"}
 
 
 def attempt_run(attempt: int) -> str:
@@ -88,6 +89,8 @@ class History:
             return self._on_start(entry)
         if kind == "status":
             return self._on_status(event["status"], event["at_s"])
+        if kind not in SAID_BY_WORKERS:
+            return []
         attempt = self._attempt_of(entry)
         if attempt is None:
             return self._on_driver(event)
@@ -125,7 +128,7 @@ class History:
         if said is None:
             known, old = False, entry.file < file
         else:
-            known = said == self._attempt and at_s in (None, event["at_s"])
+            known = bool(file) and said == self._attempt and at_s in (None, event["at_s"])
             old = said <= self._attempt and entry.file < file
         if known or old:  # told twice, or by workers that were given up long ago
             return []

@@ -29,7 +29,7 @@ WARN_AFTER_S = 20.0  # of trouble: a server may be busy for a moment
 FIRST_RESTART_S, LONGEST_RESTART_S = 1.0, 60.0
 PASSING = frozenset({"progress", "data", "publishing"})
 """Kinds of events that nobody reads later."""
-ABOUT_THE_LOG = frozenset({"wal", "log_trouble", "dropped_lines"})
+ABOUT_THE_LOG = frozenset({"wal", "wal_bytes", "log_trouble", "dropped_lines"})
 ANSWER_S = 4.0  # the flusher speaks twice a second unless a server keeps it waiting
 JOIN_S = 1.0
 
@@ -42,7 +42,7 @@ class Tracker:
         self._job, self._folder, self._facts = job, run_folder, dict(facts)
         self._uri = arithmetic.tracking_uri(job)
         self._log = WalWriter(run_folder / WAL)
-        self._begun = False
+        self._begun = self._spoken = False  # a job was announced; its workers said something
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
         self._heard: dict[str, Any] = {}  # the flusher's last words
@@ -51,6 +51,7 @@ class Tracker:
         self._ending = False
         self._failing_since_s: float | None = None
         self._trouble: str | None = None
+        self._after: dict[str, Any] = {}  # how much of a worker's file was heard of
         self._worker: Event = {}  # what the writing worker last said of the log
         self._warned: set[str] = set()
         self._thread = threading.Thread(target=self._keep, name="flusher", daemon=True)
@@ -101,15 +102,22 @@ class Tracker:
         """Take one event. What a worker wrote is in the log already; the rest is written here."""
         kind, name = event["kind"], event.get("wal", "")
         by_worker = "wal" in event or "log_trouble" in event
+        self._spoken = self._spoken or by_worker
         if "log_trouble" in event:
             self._worker = event
+        if name and "wal_bytes" in event:
+            self._after = {"after": [name, event["wal_bytes"]]}
         if kind in PASSING or (name and (self._folder / WAL / name).exists()):
             return
         if by_worker and "attempt" not in event:
             return  # nobody could tell later which attempt said it
         _keep_grid(event)
         own = {key: value for key, value in event.items() if key not in ABOUT_THE_LOG}
-        self._log.append({"at_s": time.time(), **own}, sync=kind in SYNCED)
+        self._log.append({"at_s": time.time(), **own, **self._after}, sync=kind in SYNCED)
+
+    def measured(self, images: int, metrics: Mapping[str, float]) -> None:
+        """Put values of the driver's own on the curve: each step of a key once, whatever attempt it is in."""
+        self.handle({"kind": "metrics", "images": images, "metrics": dict(metrics)})
 
     def news(self) -> list[str]:
         """Warnings that were not given yet: each kind of trouble is told once."""
@@ -137,12 +145,13 @@ class Tracker:
     def finish(self, status: Status, timeout_s: float) -> bool:
         """Note how the run ended and record what waits; gives up after `timeout_s`, or when MLflow does not answer."""
         if self._begun:
-            self._log.close()  # the next file is behind those of the workers, as this word is behind theirs
             self.handle({"kind": "status", "status": status})
         self._log.close()
         if self._thread.ident is None:
             return False
-        self._wait_until_ready()
+        in_vain = self._begun and not self._spoken  # it failed before there was anything to record
+        if not in_vain:
+            self._wait_until_ready()
         with self._changed:
             self._ending = True
             self._say({"end": True})
@@ -151,11 +160,13 @@ class Tracker:
         if process is None:
             return False
         try:
-            code = process.wait(timeout_s)
+            code = process.wait(0.0 if in_vain else timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
         self._thread.join(JOIN_S)
+        if in_vain:
+            return True
         if code != 0:  # it may have been kept waiting, and known of less than there is
             self._hear({"lag_rows": unsent_rows(self._folder, self._uri)})
         return code == 0
@@ -190,7 +201,7 @@ class Tracker:
         """In a session of its own, so that Ctrl-C reaches it through the driver only."""
         with self._changed:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gen_dist.registry.flusher", str(self._folder)],
+                [sys.executable, "-P", "-m", "gen_dist.registry.flusher", str(self._folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

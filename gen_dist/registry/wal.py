@@ -14,12 +14,14 @@ import re
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 Event = Mapping[str, Any]
+Place = tuple[str, int]
 
 WAL = "wal"
 """Folder of the log in the run folder."""
@@ -84,6 +86,11 @@ class WalWriter:
     def name(self) -> str:
         """File of the newest line; empty before the first."""
         return self._path.name if self._path else ""
+
+    @property
+    def end_bytes(self) -> int:
+        """Where the newest line ends in that file."""
+        return self._size_bytes
 
     @property
     def num_waiting(self) -> int:
@@ -187,26 +194,41 @@ class Entry:
 
 
 class WalReader:
-    """Reads a log from where `offsets` (bytes by file) says, also while it is being written."""
+    """Reads a log from where `offsets` (bytes by file) says, also while it is being written.
+
+    Files come one after the other, but that an event with `after` = [file, bytes] comes when that much of that file,
+    and all files before it, have been read: the driver says so of what it heard from workers, whose clocks differ.
+    """
 
     def __init__(self, folder: Path, offsets: Mapping[str, int] | None = None) -> None:
         self._folder = folder
         self._offsets = dict(offsets or {})
+        self._exhausted: set[str] = set()
         self.num_torn = 0
         """Lines passed over because their checksum was wrong."""
 
     def read(self, most: int) -> list[Entry]:
         """The next events, at most `most`; none where there is nothing new."""
-        entries: list[Entry] = []
         # the list comes first: all that a process wrote before its successor began is read before the successor's
-        for path in segments(self._folder):
-            for entry in self._entries(path):
-                entries.append(entry)
-                if len(entries) == most:
-                    return entries
-        return entries
+        self._exhausted = set()
+        return list(islice(self._in_order(segments(self._folder), ()), most))
 
-    def _entries(self, path: Path) -> Iterator[Entry]:
+    def _in_order(self, paths: Sequence[Path], open_files: tuple[str, ...], until: Place = ("", 0)) -> Iterator[Entry]:
+        """What is new in `paths`, which end with the file of `until` where it names one."""
+        for path in paths:
+            if path.name in self._exhausted or path.name in open_files:
+                continue
+            most_bytes = until[1] if path.name == until[0] else None
+            for entry in self._entries(path, most_bytes):
+                if (after := entry.event.get("after")) and self._offsets.get(after[0], 0) < after[1]:
+                    before = [other for other in segments(self._folder) if other.name <= after[0]]
+                    yield from self._in_order(before, (*open_files, path.name), tuple(after))
+                self._offsets[path.name] = entry.end
+                yield entry
+            if most_bytes is None:
+                self._exhausted.add(path.name)
+
+    def _entries(self, path: Path, most_bytes: int | None) -> Iterator[Entry]:
         start = self._offsets.get(path.name, 0)
         if path.stat().st_size <= start:
             return
@@ -215,12 +237,13 @@ class WalReader:
             file.seek(start)
             while (line := file.readline()).endswith(b"\n"):
                 end = start + len(line)
+                if most_bytes is not None and end > most_bytes:
+                    return
                 event = parse(line[:-1])
                 if event is None:  # passed over once a whole line follows: the disk of another machine may be behind
                     torn += 1
                 else:
                     self.num_torn, torn = self.num_torn + torn, 0
-                    self._offsets[path.name] = end
                     yield Entry(path.name, start, end, event)
                 start = end
 

@@ -67,7 +67,7 @@ class Reporter:
         if event["kind"] == "metrics" and self._log.num_dropped:
             event = {**event, "metrics": {**event["metrics"], "tracking/dropped_lines": float(self._log.num_dropped)}}
         if self._log.append(event, sync=event["kind"] in SYNCED):
-            return {**event, "wal": self._log.name}
+            return {**event, "wal": self._log.name, "wal_bytes": self._log.end_bytes}
         return {**event, "log_trouble": self._log.trouble, "dropped_lines": self._log.num_dropped}
 
 

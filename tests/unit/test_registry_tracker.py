@@ -220,15 +220,18 @@ def test_what_nobody_reads_later_is_not_in_the_log_and_a_worker_s_line_is_there_
     its.begin()
     worker = WalWriter(tmp_path / WAL)
     worker.append(point(1))
-    its.handle({**point(1), "wal": worker.name})
+    its.handle({**point(1), "wal": worker.name, "wal_bytes": worker.end_bytes})
     its.handle({**point(2), "wal": "000099.jsonl"})  # in a folder that this process does not see
     its.handle({**point(3), "log_trouble": "full", "dropped_lines": 0})
     for kind in ("progress", "data", "publishing"):
         its.handle({"kind": kind, "at_s": 1.0})
     its.handle({"kind": "stopping", "signal": "SIGTERM"})
+    its.measured(3, {"goodput/training": 0.9})
     assert not its.finish("KILLED", 1.0)  # it was never started
     events = read_events(tmp_path / WAL)
-    assert [event["kind"] for event in events] == ["job", "metrics", "metrics", "stopping", "metrics", "status"]
+    assert [event["kind"] for event in events] == ["job", *["metrics"] * 3, "stopping", "metrics", "status"]
+    assert [event["images"] for event in events if event["kind"] == "metrics"] == [1, 2, 3, 3]
+    assert "attempt" not in events[-2]
     assert events[0]["job"]["train"]["total_images"] == 64
     assert (events[0]["data_digest"], events[0]["facts"]) == ("d", {"num_samples": 3})
     assert its.news() == ["full; training goes on, make room there before lines of the log are lost"]
@@ -240,6 +243,7 @@ def test_an_address_that_makes_no_sense_is_one_line_of_trouble(tmp_path: Path) -
     its = Tracker(job, run_folder=tmp_path, facts={})
     its.start()
     its.begin()
+    its.handle({**point(1), "wal": ""})
     assert not its.wait(60.0)
     assert its.failing
     start_s = time.monotonic()
@@ -248,3 +252,12 @@ def test_an_address_that_makes_no_sense_is_one_line_of_trouble(tmp_path: Path) -
     assert len(str(its.trouble).splitlines()) == 1
     assert "nonsense" in str(its.trouble)
     assert its.run_id is None
+
+
+def test_a_run_that_fails_before_its_workers_speak_ends_at_once(tmp_path: Path) -> None:
+    its = Tracker(JOB, run_folder=tmp_path, facts={})
+    its.start()
+    its.begin()
+    start_s = time.monotonic()
+    assert its.finish("FAILED", 5.0)  # long before MLflow is imported
+    assert time.monotonic() - start_s < 2.0

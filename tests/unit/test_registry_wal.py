@@ -162,3 +162,38 @@ for number in range(10**9):
     found = [one["images"] for one in read_events(tmp_path / WAL)]
     assert found[:200] == said
     assert found == list(range(len(found)))
+
+
+def test_what_the_driver_says_stands_behind_what_it_had_heard(tmp_path: Path) -> None:
+    """Its file has the lower number, and its clock may be an hour behind."""
+    driver, told = WalWriter(tmp_path), []
+
+    def say(**facts: Any) -> None:
+        driver.append({"kind": "death", "at_s": 1.0, **facts})
+        told.append(facts["number"])
+
+    def work(worker: WalWriter, number: int) -> list[Any]:
+        worker.append({"kind": "metrics", "at_s": 1e9, "number": number, "metrics": {}})
+        told.append(number)
+        return [worker.name, worker.end_bytes]
+
+    say(number=0)
+    first = WalWriter(tmp_path)
+    work(first, 1)
+    heard = work(first, 2)
+    say(number=3, after=heard)
+    work(first, 4)
+    second = WalWriter(tmp_path)
+    heard = work(second, 5)
+    say(number=6, after=heard)
+    say(number=7, after=heard)
+    heard = work(second, 8)
+    other_driver = WalWriter(tmp_path)
+    other_driver.append({"kind": "death", "at_s": 0.0, "number": 9, "after": heard})
+    other_driver.append({"kind": "death", "at_s": 0.0, "number": 10, "after": ["000077.jsonl", 9]})  # was lost
+    assert [one["number"] for one in read_events(tmp_path)] == [*told, 9, 10]
+    reader, found = WalReader(tmp_path), []
+    while entries := reader.read(1):
+        found.append(entries[0].event["number"])
+        reader = WalReader(tmp_path, reader._offsets)
+    assert found == list(range(11))

@@ -51,22 +51,22 @@ def test_a_growing_log_is_copied_and_fetched_elsewhere(tmp_path: Path, store: St
     here, there = tmp_path / "here", tmp_path / "there"
     assert upload_wal(here, store) == 0
     assert download_wal(there, store) == 0
-    writer = write(here, range(30))
+    writer = write(here, range(50))
     assert upload_wal(here, store) == len(segments(here / WAL)) > 2
     assert upload_wal(here, store) == 0
-    writer.append(event(30))
+    writer.append(event(50))
     with (here / WAL / writer.name).open("ab") as file:
         file.write(b'{"kind":"half a li')
     assert upload_wal(here, store) == 1  # up to its last whole line
     assert upload_wal(here, store) == 0
     assert download_wal(there, store) == len(segments(here / WAL))
-    assert numbers(there) == list(range(31))
+    assert numbers(there) == list(range(51))
     assert not list((there / WAL).glob("*.tmp"))
-    next_writer = write(there, range(31, 33))
+    next_writer = write(there, range(51, 53))
     assert next_writer.name > writer.name
     assert upload_wal(there, store) == 1
     download_wal(here, store)
-    assert numbers(here) == list(range(33))
+    assert numbers(here) == list(range(53))
 
 
 def test_what_is_here_is_never_replaced_by_less(tmp_path: Path, store: Store) -> None:
