@@ -153,7 +153,7 @@ def test_groups_that_die_before_they_have_entered_are_judged_too() -> None:
         assert death is not None
         assert (death.attempt, death.why, death.log) == (number + 1, "ImportError: no such thing", "rank00000.log")
     assert isinstance(verdict.stop, CrashLoopError)
-    assert attempts.enter(WORKERS, now_s=9.0) == (4, 9.0), "all this time is one wait"
+    assert attempts.enter(WORKERS, number=4, now_s=9.0) == 9.0, "all this time is one wait"
 
 
 def test_one_group_dies_once() -> None:
