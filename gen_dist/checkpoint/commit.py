@@ -83,6 +83,8 @@ class Commit:
             if time.monotonic() > deadline_s:
                 missing = sorted(set(range(self.world_size)) - parts.keys())
                 raise MissedError(f"{self.name}: workers {missing} have not written their files in time")
+            if wait_s >= LONGEST_WAIT_S:  # a worker that saw that the group was replaced writes nothing more
+                check_not_fenced(self.store, self.name.attempt)
             time.sleep(wait_s)
             wait_s = min(LONGEST_WAIT_S, wait_s * 1.5)
 

@@ -25,6 +25,7 @@ from gen_dist.store.local import LocalStore
 from tests.contract import reshard
 from tests.support.ranks import Ranks
 
+pytestmark = pytest.mark.timeout(900)  # two ranks and two more processes that import DeepSpeed, on a busy machine
 WAYS = [reshard.Way(2, precision, stage) for precision in ("fp32", "bf16") for stage in range(4)]
 
 

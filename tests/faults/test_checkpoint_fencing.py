@@ -16,7 +16,7 @@ from gen_dist.store import Store, StoreError
 from gen_dist.store.s3 import S3Store
 from tests.support.fault_proxy import FaultProxy
 from tests.support.groups import Plan, run, start, wait_for_stop
-from tests.support.saves import Events, check_whole, commit, group, newest
+from tests.support.saves import Events, check_whole, commit, group, newest, pieces, state
 
 FENCED = 3
 
@@ -47,6 +47,18 @@ def test_a_group_that_stood_still_and_goes_on_is_fenced_off(new_store: Callable[
         check_whole(open_checkpoint(store, name))
     if stage == "publish":  # it wrote its manifest after all: off the line of history
         assert store.list(Name(128, 1).manifest)
+
+
+def test_a_leader_whose_worker_was_fenced_off_does_not_wait_for_it(bucket: S3Store) -> None:
+    savers = group(bucket, attempt=begin_attempt(bucket), patience_s=300)
+    leader, worker = savers
+    leader.save(64, 1, pieces(state(64), rank=0, world_size=2), {})
+    begin_attempt(bucket)
+    worker.save(64, 1, pieces(state(64), rank=1, world_size=2), {})
+    assert not worker.flush(60)
+    assert not leader.flush(60)
+    assert worker.is_fenced
+    assert leader.is_fenced
 
 
 def test_of_eight_racers_for_an_attempt_each_has_its_own(bucket: S3Store) -> None:

@@ -122,7 +122,7 @@ def witness() -> float:
 
     member = _HERE["member"]
     lists = [local_masters(member), *(local_moments(member, moment) for moment in MOMENTS)]
-    return float(sum(value.double().square().sum() for tensors in lists for value in tensors))
+    return float(sum(value.detach().double().square().sum() for tensors in lists for value in tensors))
 
 
 def _timed(act: Callable[[], object]) -> float:
