@@ -73,7 +73,7 @@ class Hub:
         self._pulses: dict[int, tuple[Pulse, float]] = {}
         self._heard_s = time.monotonic()
         self._hang: Hang | None = None
-        self._hang_s = 0.0
+        self._hang_s, self._hang_attempt = 0.0, 0
         self._dying: tuple[Mapping[int, Ended], float] | None = None  # how workers ended, and when that was heard
 
     def is_superseded(self, attempt: int) -> bool:
@@ -170,12 +170,15 @@ class Hub:
         if pulse.attempt and pulse.attempt < self._attempts.number:
             return Order(end=True)  # cut off from its group, which was replaced: it must not write any more
         self._heard_s = now_s
+        if self._hang is not None and pulse.attempt != self._hang_attempt:  # the next group is coming up
+            self._hang = None
+            self._pulses.clear()
         self._pulses[pulse.rank] = (pulse, now_s)
         if self._hang is None:
             self._hang = hang(self._pulses, now_s=now_s, silent_after_s=self._silent_after_s)
             if self._hang is None:
                 return Order()
-            self._hang_s = now_s
+            self._hang_s, self._hang_attempt = now_s, pulse.attempt
             self._say(
                 "hang",
                 attempt=self._attempts.number,

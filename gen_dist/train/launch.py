@@ -89,7 +89,12 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         # the end of each run. Nobody listens at port 9, and "no answer" is an answer
         os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
         # "local" says that a cluster which happens to stand on this machine is not meant
-        ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
+        try:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
+        except Exception as error:
+            raise ClusterError(
+                f"no local Ray: {_last_line(error)}; where this machine is very busy, run the same command again later"
+            ) from error
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     # Ray prints a paragraph of guesses for every worker that dies; the hub says who and why in a line
     ray._private.worker.print_to_stdstream = lambda *_, **__: None

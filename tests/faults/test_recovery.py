@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,13 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of several worker groups takes minutes on a busy machine."""
+def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A run of several worker groups takes minutes on a busy machine; one that a test gives up is ended."""
     monkeypatch.setattr(cli, "LONGEST_RUN_S", 800.0)
+    yield
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def starts(log: Path) -> list[int]:

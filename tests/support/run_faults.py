@@ -12,7 +12,7 @@ from typing import Any
 from tests.support import cli
 
 HOOK = Path(__file__).parent / "faults"
-LONGEST_WAIT_S = 240.0
+LONGEST_WAIT_S = 600.0
 
 
 def with_faults(folder: Path, *faults: dict[str, Any]) -> dict[str, str]:

@@ -1,0 +1,108 @@
+"""The hub as its callers see it, without Ray: pulses of a group that hangs and of the next one, deaths, wishes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from gen_dist.train.attempts import GONE, Ended, Worker
+from gen_dist.train.hub import LOSS_KNOWN_S, SAVING_S, Hub
+from gen_dist.train.pulses import Pulse
+from gen_dist.train.watchdog import Order
+
+WORKERS = [Worker(rank, "one-node", 100 + rank) for rank in range(2)]
+KILLED = Ended(GONE, by_itself=False)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    now = SimpleNamespace(s=1000.0)
+    monkeypatch.setattr("gen_dist.train.hub.time.monotonic", lambda: now.s)
+    monkeypatch.setattr("gen_dist.train.hub._lost_nodes", frozenset)
+    return now
+
+
+def pulse(rank: int, attempt: int, *, for_s: float = 1.0, saved: bool = False) -> Pulse:
+    return Pulse(attempt, rank, "step", for_s, 60.0, node="one-node", pid=100 + rank, saved=saved)
+
+
+def kinds(hub: Hub) -> list[str]:
+    return [event["kind"] for event in hub.news().events]
+
+
+def entered(hub: Hub, images: int = 320) -> int:
+    resume = hub.enter(WORKERS)
+    assert resume is not None
+    hub.put({"kind": "start", "images": images})
+    return resume.attempt
+
+
+def test_a_group_that_hangs_saves_and_ends_once_and_the_next_one_lives(clock: SimpleNamespace) -> None:
+    hub = Hub(silent_after_s=60.0)
+    first = entered(hub)
+    assert hub.pulse(pulse(0, first)) == hub.pulse(pulse(1, first)) == Order()
+    assert hub.pulse(pulse(0, first, for_s=61.0)) == Order(), "the other one still moves"
+    assert hub.pulse(pulse(1, first, for_s=61.0)) == Order(save=True)
+    assert hub.pulse(pulse(0, first, for_s=61.0, saved=True)) == Order(save=True), "the other one has not saved yet"
+    assert hub.pulse(pulse(1, first, for_s=61.0, saved=True)) == Order(save=True, end=True)
+    assert hub.pulse(pulse(0, first, for_s=62.0, saved=True)) == Order(save=True, end=True)
+    assert kinds(hub) == ["attempt", "start", "hang"]
+    hub.mourn({0: KILLED, 1: KILLED})
+    assert kinds(hub) == ["death"]
+    assert hub.pulse(pulse(0, 0, for_s=2.0)) == Order(), "it has not entered yet"
+    second = entered(hub)
+    assert hub.pulse(pulse(0, second)) == hub.pulse(pulse(1, second)) == Order()
+    assert hub.pulse(pulse(1, first)) == Order(end=True), "cut off from a group that was replaced"
+
+
+def test_a_stopped_worker_is_ended_by_its_neighbours_after_its_timer_had_time_to_save(clock: SimpleNamespace) -> None:
+    hub = Hub(silent_after_s=60.0)
+    attempt = entered(hub)
+    hub.pulse(pulse(1, attempt))
+    clock.s += 61.0
+    assert hub.pulse(pulse(0, attempt, for_s=61.0)) == Order(save=True)
+    assert hub.pulse(pulse(0, attempt, for_s=61.2, saved=True)) == Order(save=True)
+    clock.s += SAVING_S
+    assert hub.pulse(pulse(0, attempt, for_s=66.0, saved=True)) == Order(save=True, end=True, kill=(101,))
+    (event,) = [event for event in hub.news().events if event["kind"] == "hang"]
+    assert (event["rank"], event["silent"]) == (1, [1])
+
+
+def test_deaths_over_several_machines_are_judged_when_it_is_known_whether_one_is_lost(
+    clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(max_failures=0)
+    hub.enter([Worker(0, "one", 100), Worker(1, "other", 101)])
+    hub.put({"kind": "start", "images": 0})
+    hub.mourn({1: KILLED})
+    assert "death" not in kinds(hub)
+    monkeypatch.setattr("gen_dist.train.hub._lost_nodes", lambda: frozenset({"other"}))
+    clock.s += LOSS_KNOWN_S + 1
+    news = hub.news()
+    assert [event["node_lost"] for event in news.events] == [True]
+    assert news.failure is None
+    hub.enter(WORKERS)
+    hub.put({"kind": "start", "images": 0})
+    hub.mourn({1: KILLED})
+    assert hub.news().failure is not None, "on one machine nothing is to be waited for"
+
+
+def test_a_rollback_is_told_by_every_worker_and_made_once(clock: SimpleNamespace) -> None:
+    hub = Hub()
+    entered(hub)
+    for _ in range(2):
+        hub.roll_back(2, 576, 560, "a loss of nan")
+    hub.mourn({0: Ended("RollbackWanted", by_itself=True)})
+    assert kinds(hub) == ["attempt", "start", "rollback"]
+    resume = hub.enter(WORKERS)
+    assert resume is not None
+    assert (resume.skip_checkpoints, resume.after_position) == (1, 576)
+
+
+def test_nothing_follows_an_error_that_no_restart_mends(clock: SimpleNamespace) -> None:
+    hub = Hub()
+    hub.fail(ValueError("first"))
+    hub.fail(ValueError("second"))
+    assert hub.enter(WORKERS) is None
+    assert str(hub.news().failure) == "first"
