@@ -154,6 +154,7 @@ def test_a_server_that_comes_back_gets_what_was_said_meanwhile(
     while not life.tracker.wait(20.0):
         time.sleep(0.2)
     life.learn(10)
+    assert life.tracker.wait(100.0)
     recorded, took_s = life.end()
     assert recorded
     assert took_s < LEFT_S
@@ -288,6 +289,7 @@ assert any("room" in line for line in news) and len(news) == 1, news
 assert not life.tracker.news()
 resource.setrlimit(resource.RLIMIT_FSIZE, soft)
 life.learn(10)
+assert life.tracker.wait(100.0)
 recorded, took_s = life.end()
 assert recorded and took_s < 10.0, (recorded, took_s)
 assert life.tracker.dropped_lines == 0
