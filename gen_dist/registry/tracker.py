@@ -24,6 +24,8 @@ from gen_dist.registry.record import Status
 from gen_dist.registry.secrets import without_secrets
 from gen_dist.registry.wal import SYNCED, WAL, Event, WalWriter
 
+EXIT_S = 6.0  # for MLflow to take in what waits, at the end of a run; the log keeps the rest
+LAST_S = 1.0  # for a last word to a server that did not answer within that
 STARTING_S = 60.0  # to import MLflow on a busy machine, and to make a database
 WARN_AFTER_S = 20.0  # of trouble: a server may be busy for a moment
 FIRST_RESTART_S, LONGEST_RESTART_S = 1.0, 60.0

@@ -19,7 +19,7 @@ from gen_dist.recipes import catalog
 from gen_dist.registry.record import Status
 from gen_dist.registry.runs import RESOLVED, checkpoint_store, newest, newest_images
 from gen_dist.registry.secrets import without_secrets
-from gen_dist.registry.tracker import Tracker
+from gen_dist.registry.tracker import EXIT_S, LAST_S, Tracker
 from gen_dist.registry.wal import WAL, read_events
 from gen_dist.registry.wal_copies import WalCopies
 from gen_dist.sample.trained import Trained
@@ -33,8 +33,6 @@ from gen_dist.train.sizes import bucket_sizes
 if TYPE_CHECKING:
     from gen_dist.registry.publish import Published
 
-EXIT_S = 8.0  # for MLflow to take in what waits, at the end of a run; the log keeps the rest
-LAST_S = 1.0  # for a last word to a server that did not answer within that
 PUBLISHED_PROMPTS = 4  # in the input example of the registered model
 
 Watch = Callable[[Event], None]
