@@ -73,6 +73,8 @@ class Attempts:
         self._num_rollbacks = 0
         self._early: dict[int, tuple[str, str]] = {}  # errors of workers of a group that has not entered
         self.number = 0
+        self.entered = 0
+        """Number of the newest group that has entered; `number` may be a guess, for one that died before."""
         self.newest_images = 0
         self.ran_s = 0.0
         """Of the group that was buried last: from its start to its last sign of life."""
@@ -96,7 +98,7 @@ class Attempts:
 
     def enter(self, workers: Sequence[Worker], *, number: int, now_s: float) -> float:
         """A new group, with the number that it took. Returns how long there was none."""
-        self.number = number
+        self.number = self.entered = number
         self._group = _Group(self.number, workers, now_s, now_s, self.newest_images, self.newest_images)
         self._early = {}
         return now_s - self._ended_s

@@ -78,7 +78,7 @@ class Hub:
 
     def is_superseded(self, attempt: int) -> bool:
         """Whether a newer group of this driver has begun."""
-        return self._attempts.number > attempt
+        return self._attempts.entered > attempt
 
     def put(self, event: Event) -> None:
         """Leave an event."""
@@ -132,7 +132,12 @@ class Hub:
         return self._failure
 
     def enter(self, workers: Sequence[Worker], attempt: int) -> Resume | None:
-        """A worker group is there, with this number; its leader asks what to do. None: end, for the run has failed."""
+        """A worker group is there, with this number; its leader asks what to do.
+
+        None: end, for the run has failed, or a newer group has entered.
+        """
+        if self.is_superseded(attempt):
+            return None
         self._bury(self._dying[0] if self._dying is not None else {})
         if self._failure is not None:
             return None

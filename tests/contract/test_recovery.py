@@ -11,6 +11,7 @@ import torch
 from gen_dist.checkpoint import CheckpointError, begin_attempt, candidates, note_base
 from gen_dist.recipes.contract import Clock
 from gen_dist.store.local import LocalStore
+from gen_dist.train.attempts import Worker
 from gen_dist.train.collective import Team
 from gen_dist.train.hub import Hub, SupersededError
 from gen_dist.train.recovery import begin, recover
@@ -146,6 +147,6 @@ def test_a_group_that_was_given_up_ends_on_all_workers_together(tmp_path: Path, 
 
 def test_the_newest_group_of_a_driver_is_the_one_that_goes_on() -> None:
     hub = Hub()
-    hub.begin(3)
-    hub.begin(2)  # told late
+    assert hub.enter([Worker(rank=0, node="here", pid=1)], 3) is not None
+    assert hub.enter([Worker(rank=0, node="here", pid=2)], 2) is None, "it comes late"
     assert [hub.is_superseded(attempt) for attempt in (2, 3, 4)] == [True, False, False]

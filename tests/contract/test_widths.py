@@ -11,20 +11,25 @@ from pydantic import ValidationError
 from gen_dist.recipes import catalog, ddpm, latent_diffusion
 
 NARROWEST = [
-    ("ddpm", {"image_px": 8, "channels": [8, 8]}, (3, 8, 8), ()),
-    ("latent_diffusion", {"denoiser_channels": [32, 32], "text_width": 8}, (4, 8, 8), (torch.zeros(1, 4, 8),)),
+    ("ddpm", {"image_px": 8, "channels": [8, 8]}, (3, 8, 8), {}),
+    (
+        "latent_diffusion",
+        {"denoiser_channels": [32, 32], "text_width": 8},
+        (4, 8, 8),
+        {"encoder_hidden_states": torch.zeros(1, 4, 8), "class_labels": torch.zeros(1, 8)},
+    ),
 ]
 
 
 @pytest.mark.parametrize(("recipe", "settings", "shape", "more"), NARROWEST, ids=["ddpm", "latent_diffusion"])
 def test_the_narrowest_denoiser_does_not_forget_time(
-    recipe: str, settings: dict[str, Any], shape: tuple[int, ...], more: tuple[Any, ...]
+    recipe: str, settings: dict[str, Any], shape: tuple[int, ...], more: dict[str, Any]
 ) -> None:
     torch.manual_seed(0)
     net = catalog.build(recipe, settings).networks()["denoiser"]
     x = torch.randn(1, *shape)
     with torch.no_grad():
-        early, late = (net(x, torch.tensor([time]), *more, return_dict=False)[0] for time in (10.0, 900.0))
+        early, late = (net(x, torch.tensor([time]), **more, return_dict=False)[0] for time in (10.0, 900.0))
     # normalised alone, a channel loses what is added to all of it: the two then differ by rounding
     assert (early - late).abs().max() > 1e-3 * early.abs().max()
 
