@@ -32,7 +32,7 @@ def kinds(hub: Hub) -> list[str]:
 
 
 def entered(hub: Hub, images: int = 320) -> int:
-    resume = hub.enter(WORKERS)
+    resume = hub.enter(WORKERS, hub._attempts.number + 1)
     assert resume is not None
     hub.put({"kind": "start", "images": images})
     return resume.attempt
@@ -73,7 +73,7 @@ def test_deaths_over_several_machines_are_judged_when_it_is_known_whether_one_is
     clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = Hub(max_failures=0)
-    hub.enter([Worker(0, "one", 100), Worker(1, "other", 101)])
+    hub.enter([Worker(0, "one", 100), Worker(1, "other", 101)], 1)
     hub.put({"kind": "start", "images": 0})
     hub.mourn({1: KILLED})
     assert "death" not in kinds(hub)
@@ -82,7 +82,7 @@ def test_deaths_over_several_machines_are_judged_when_it_is_known_whether_one_is
     news = hub.news()
     assert [event["node_lost"] for event in news.events] == [True]
     assert news.failure is None
-    hub.enter(WORKERS)
+    hub.enter(WORKERS, 2)
     hub.put({"kind": "start", "images": 0})
     hub.mourn({1: KILLED})
     assert hub.news().failure is not None, "on one machine nothing is to be waited for"
@@ -95,7 +95,7 @@ def test_a_rollback_is_told_by_every_worker_and_made_once(clock: SimpleNamespace
         hub.roll_back(2, 576, 560, "a loss of nan")
     hub.mourn({0: Ended("RollbackWanted", by_itself=True)})
     assert kinds(hub) == ["attempt", "start", "rollback"]
-    resume = hub.enter(WORKERS)
+    resume = hub.enter(WORKERS, 2)
     assert resume is not None
     assert (resume.skip_checkpoints, resume.after_position) == (1, 576)
 
@@ -104,5 +104,5 @@ def test_nothing_follows_an_error_that_no_restart_mends(clock: SimpleNamespace) 
     hub = Hub()
     hub.fail(ValueError("first"))
     hub.fail(ValueError("second"))
-    assert hub.enter(WORKERS) is None
+    assert hub.enter(WORKERS, 1) is None
     assert str(hub.news().failure) == "first"
