@@ -24,6 +24,7 @@ from gen_dist.registry.wal import WAL, read_events
 from gen_dist.registry.wal_copies import WalCopies
 from gen_dist.sample.trained import Trained
 from gen_dist.store import Store
+from gen_dist.train.fits import check_fits
 from gen_dist.train.goodput import Goodput
 from gen_dist.train.launch import launch
 from gen_dist.train.provenance import versions
@@ -75,6 +76,8 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
     store = checkpoint_store(job)
     if fresh:
         note_base(store, begin_attempt(store), None)
+    elif (found := newest(store)) is not None:
+        check_fits(found, job=job, frozen={}, data_digest=data.digest)
     copies = WalCopies(folder, store if job.run.checkpoints else None)
     copies.fetch()
     tracker = Tracker(job, run_folder=folder, facts={"data_digest": data.digest, "versions": versions()})

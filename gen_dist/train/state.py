@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gen_dist.checkpoint import Checkpoint, CheckpointError, Piece, read_recipe
+from gen_dist.checkpoint import Checkpoint, Piece, read_recipe
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
 from gen_dist.nets.autoencoder import weights_digest
@@ -70,29 +70,6 @@ def frozen_digests(frozen: Mapping[str, nn.Module]) -> dict[str, str]:
     return {name: weights_digest(net.state_dict()) for name, net in frozen.items()}
 
 
-def check_fits(checkpoint: Checkpoint, *, job: JobSpec, frozen: Mapping[str, str], data_digest: str) -> None:
-    """Whether a run may go on from this checkpoint under this job. Raises: CheckpointError."""
-    kept, now = checkpoint.manifest.facts, resolve(job)
-    where = checkpoint.url
-    for key in ("recipe", "model", "seed"):
-        if kept["job"][key] != now[key]:
-            changed = _first_difference(key, kept["job"][key], now[key])
-            raise CheckpointError(
-                f"{where}: written with {changed}; give the job another name to start afresh, or put the old value back"
-            )
-    for name, digest in frozen.items():
-        if kept["frozen"].get(name, digest) != digest:
-            raise CheckpointError(
-                f"{where}: written with {name} of sha256 {kept['frozen'][name][:12]}, it is now {digest[:12]}; put the"
-                " frozen network back, or give the job another name to start afresh"
-            )
-    if kept["data_digest"] != data_digest:
-        raise CheckpointError(
-            f"{where}: written on data {kept['data_digest'][:12]}, data.url now holds {data_digest[:12]}; give the job"
-            " another name to train on other data"
-        )
-
-
 def restore(checkpoint: Checkpoint, *, recipe: Recipe, engines: Engines, averages: Averages) -> Clock:
     """Put a checkpoint into fresh engines; each worker reads its own part. Collective.
 
@@ -104,11 +81,3 @@ def restore(checkpoint: Checkpoint, *, recipe: Recipe, engines: Engines, average
         averages.resume(name)
     recipe.load_state_dict(read_recipe(checkpoint))
     return Clock(images=checkpoint.manifest.images, step=checkpoint.manifest.step)
-
-
-def _first_difference(key: str, then: Any, now: Any) -> str:
-    if isinstance(then, dict) and isinstance(now, dict):
-        for inner in sorted(then.keys() | now.keys()):
-            if then.get(inner) != now.get(inner):
-                return _first_difference(f"{key}.{inner}", then.get(inner), now.get(inner))
-    return f"{key}={then!r}, the job now says {now!r}"

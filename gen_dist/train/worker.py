@@ -22,6 +22,7 @@ from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, Recipe
 from gen_dist.registry.runs import checkpoint_store
 from gen_dist.registry.wal import WAL
+from gen_dist.train.fits import check_fits
 from gen_dist.train.hub import Resume, Wishes
 from gen_dist.train.process import prepare
 from gen_dist.train.report import Report, Reporter, silent
@@ -194,7 +195,7 @@ def _pick_up(
         return _Where(Clock(images=0, step=0), plan, {}, None)
     kept = found.manifest.facts["stream"]
     check_same_reading(kept, streams=isinstance(assignment.train, Unindexed), where=found.url)
-    state.check_fits(found, job=job, frozen=frozen, data_digest=assignment.train.digest)
+    check_fits(found, job=job, frozen=frozen, data_digest=assignment.train.digest)
     if kept and plan is not None:
         plan = Plan(**kept["plan"])
         check_kept(plan, job, where=found.url)

@@ -12,6 +12,7 @@ from torch import Tensor
 from gen_dist.checkpoint import open_checkpoint
 from gen_dist.recipes.contract import Clock
 from gen_dist.store import open_store
+from gen_dist.train.fits import check_fits
 from gen_dist.train.guard import NonFiniteLossError, RollbackWanted
 from gen_dist.train.process import prepare
 from tests.contract.cases import Case, build, stream
@@ -47,7 +48,7 @@ def train(case: Case) -> dict[str, Any]:
     clock = Clock(images=0, step=0)
     if case.resume is not None:
         checkpoint = open_checkpoint(open_store(str(case.resume.parent)), case.resume.name)
-        state.check_fits(checkpoint, job=job, frozen={}, data_digest=DIGEST)
+        check_fits(checkpoint, job=job, frozen={}, data_digest=DIGEST)
         clock = state.restore(checkpoint, recipe=recipe, engines=engines, averages=averages)
     metrics: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []

@@ -132,7 +132,6 @@ def test_a_job_goes_on_from_what_the_command_imported(
     pair: Ranks, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from gen_dist.data.source import data_digest
-    from gen_dist.train import state
 
     file, folder = "jobs/smoke/ddpm.toml", tmp_path / "native"
     changes = [f"run.folder={tmp_path / 'runs'}"]
@@ -147,7 +146,7 @@ def test_a_job_goes_on_from_what_the_command_imported(
     store = LocalStore(tmp_path / "runs" / job.name / "checkpoints")
     found = open_checkpoint(store, candidates(store)[0])
     assert (found.manifest.images, found.manifest.facts["group_steps"]) == (640, {group: 1})
-    state.check_fits(found, job=job, frozen={}, data_digest=data_digest(job.data))
+    check_fits(found, job=job, frozen={}, data_digest=data_digest(job.data))
     for key, value in weights.items():
         assert np.array_equal(found.tensor(f"weight/{group}/{key}").numpy(), value)
 

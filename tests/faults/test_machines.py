@@ -19,7 +19,7 @@ from tests.support.run_faults import events, learned, settings, wait_for
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
 RUN = Path("runs") / "smoke-dcgan"
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(autouse=True)

@@ -65,6 +65,7 @@ def sessions() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)  # a whole run, a server and five programs
 def test_planted_secrets_are_found_nowhere(tmp_path: Path, sessions: Path) -> None:
     (tmp_path / "server").mkdir()
