@@ -22,6 +22,7 @@ from gen_dist.job.load import load_job
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes import catalog
 from gen_dist.store.local import LocalStore
+from gen_dist.train.fits import check_fits
 from tests.contract import reshard
 from tests.support.ranks import Ranks
 
