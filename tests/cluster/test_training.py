@@ -117,10 +117,10 @@ SHORT = ("cluster.num_workers=1", "train.total_images=192", "train.sample_every_
 
 
 @pytest.mark.timeout(600)  # on two cores that do something else as well
-def test_a_run_on_latents_in_a_bucket_and_a_pretrained_text_encoder_ends_with_a_model_that_travels_alone(
-    home: Path, finished: dict[str, Any], tmp_path: Path
+def test_a_run_on_latents_with_checkpoints_in_a_bucket_ends_with_a_model_that_travels_alone(
+    home: Path, finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second run that learns from the latents of the first. Folders are written as seen from here."""
+    """A second run that learns from the latents of the first, with a pretrained text encoder. Folders are written as seen from here."""
     first = tmp_path / "runs" / "smoke-latent-diffusion"
     shutil.copytree(home / finished["run_folder"], first, ignore=shutil.ignore_patterns("ray"))
     write_text_model(tmp_path / "clip", "clip")
@@ -130,13 +130,22 @@ def test_a_run_on_latents_in_a_bucket_and_a_pretrained_text_encoder_ends_with_a_
         verb = ("data", "derive", "runs/smoke-latent-diffusion", "embedded://emoji", latents)
         assert cli.report(*verb, *where, cwd=tmp_path, env=gateway.environment)["num_made"] > 0
         s3 = (f"data.s3.endpoint_url={gateway.endpoint_url}", "data.s3.addressing=path", f"data.derived={latents}")
+        kept = f"s3://{gateway.bucket}/runs"
+        s3 += (f"run.checkpoints={kept}", f"run.s3.endpoint_url={gateway.endpoint_url}", "run.s3.addressing=path")
         settings = words(*SHORT, *ON_LATENTS, *s3, "model.text_encoder=clip")
         done = cli.report("train", DIFFUSION, *settings, cwd=tmp_path, env=gateway.environment)
+        for name, value in gateway.environment.items():
+            monkeypatch.setenv(name, value)
+        found = find_model(str(tmp_path / "runs" / "on-latents"))
+        assert isinstance(found, Trained)
+        assert found.place == done["checkpoint"]
+        assert found.place.startswith(f"{kept}/on-latents/images-000000000192.a")
+        found.checkpoint.verify()
+        weights = found.weights()
     assert done["finished"]
-    found = find_model(str(tmp_path / done["checkpoint"]))
-    assert isinstance(found, Trained)
+    assert not (tmp_path / "runs" / "on-latents" / "checkpoints").exists()
     assert found.checkpoint.manifest.facts["group_steps"] == {"denoiser": 12}
-    assert not [name for name in found.weights() if name.startswith(("encoder.", "decoder.", "text."))]
+    assert not [name for name in weights if name.startswith(("encoder.", "decoder.", "text."))]
     first.rename(tmp_path / "elsewhere")
     (tmp_path / "clip").rename(tmp_path / "gone")
     cli.report("sample", done["model_alias"], "red apple", "-o", "apple.png", cwd=tmp_path)
