@@ -120,7 +120,7 @@ SHORT = ("cluster.num_workers=1", "train.total_images=192", "train.sample_every_
 def test_a_run_on_latents_with_checkpoints_in_a_bucket_ends_with_a_model_that_travels_alone(
     home: Path, finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second run, on the latents of the first and with a pretrained text encoder. Folders are named as seen from here."""
+    """A second run, on the latents of the first and with a pretrained text encoder. Folders are named as seen here."""
     first = tmp_path / "runs" / "smoke-latent-diffusion"
     shutil.copytree(home / finished["run_folder"], first, ignore=shutil.ignore_patterns("ray"))
     write_text_model(tmp_path / "clip", "clip")
