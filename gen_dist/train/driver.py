@@ -88,8 +88,7 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         goodput.hear(event)
         tracker.handle(event)
         if event["kind"] in ("checkpoint", "end"):
-            when = {key: event[key] for key in ("at_s", "images") if key in event}
-            tracker.handle({**when, "kind": "metrics", "metrics": goodput.metrics()})
+            tracker.measured(int(event["images"]), goodput.metrics())
         watch(event)
         if event["kind"] == "checkpoint":
             copies.ask()
