@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -116,44 +116,28 @@ def build_loop(
     if found is not None:
         check_same_reading(kept, streams=isinstance(assignment.train, Unindexed), where=found)
         clock = state.restore(found, **parts, data_digest=assignment.train.digest)
-    plan = _plan(job, recipe, assignment.train)
-    if found is not None and kept and plan is not None:
-        plan = Plan(**kept["plan"])
-        check_kept(plan, job, where=found)
+    plan = _plan(job, recipe, assignment.train, found, kept)
     ledger = Ledger(plan, team=team, max_bad_share=job.data.max_bad_share, folder=assignment.run_folder, state=kept)
-    guard = Guard(job.train.nonfinite, state=kept.get("guard"))
     if resume is not None and resume.after_position is not None:
         ledger.pass_over(clock, position=resume.after_position)
+    guard = Guard(job.train.nonfinite, state=kept.get("guard"))
+    watched: dict[str, Any] = {"team": team, "report": report, "guard": guard, "watchdog": watchdog}
     facts = _begun(resume, watchdog, ledger) | _sizes(engines)
     report("start", images=clock.images, resumed_from=str(found or ""), workers=team.size, **facts)
 
     with ExitStack() as streams:
         share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images + ledger.shift}
         train, heldout = _open_both(streams, assignment, job, recipe, plan, **share)
-        studio = Studio(
-            job,
-            recipe=recipe,
-            frozen=frozen,
-            team=team,
-            train=train,
-            heldout=heldout,
-            folder=assignment.run_folder / "samples",
-            report=report,
-        )
+        drawn = {"train": train, "heldout": heldout, "folder": assignment.run_folder / "samples"}
         yield Loop(
             **parts,
+            **watched,
             ledger=ledger,
             feed=Feed(train, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=team.device),
-            studio=studio,
-            team=team,
+            studio=Studio(job, recipe=recipe, frozen=frozen, team=team, report=report, **drawn),
             clock=clock,
-            report=report,
-            commit=partial(
-                _commit, assignment, team=team, report=report, ledger=ledger, guard=guard, watchdog=watchdog, **parts
-            ),
+            commit=partial(_commit, assignment, ledger=ledger, **watched, **parts),
             notices=_notices(assignment, team),
-            guard=guard,
-            watchdog=watchdog,
         )
 
 
@@ -212,10 +196,19 @@ def _open(
     return open_stream(job.data, fields=recipe.batch, seed=job.seed, data=data, plan=plan)
 
 
-def _plan(job: JobSpec, recipe: Recipe, data: Data | Unindexed) -> Plan | None:
-    """How a new run shuffles, for the most workers it may have; None where it streams without an index."""
+def _plan(
+    job: JobSpec, recipe: Recipe, data: Data | Unindexed, found: Path | None, kept: Mapping[str, Any]
+) -> Plan | None:
+    """How the run shuffles: as the checkpoint `found` has kept it, else for the most workers that a new run may have.
+
+    None where it streams without an index.
+    """
     if isinstance(data, Unindexed):
         return None
+    if found is not None and kept:
+        plan = Plan(**kept["plan"])
+        check_kept(plan, job, where=found)
+        return plan
     return data.plan(
         workers=arithmetic.world_sizes(job)[-1],
         shuffle_bytes=job.data.shuffle_bytes,
