@@ -26,6 +26,7 @@ MOST_EVENTS = 4096  # that wait for a driver which does not look: the oldest go 
 LOSS_KNOWN_S = (
     10.0  # until the cluster knows that a machine is gone (ray_settings.NODES); its workers are missed at once
 )
+DEAF_S = 5.0  # pulses of all workers together come more often than this
 SAVING_S = 5.0  # for workers to save their stacks before the group ends; longer than watchdog.BEHIND_S
 
 
@@ -174,7 +175,9 @@ class Hub:
         now_s = time.monotonic()
         if pulse.attempt and pulse.attempt < self._attempts.number:
             return Order(end=True)  # cut off from its group, which was replaced: it must not write any more
-        self._heard_s = now_s
+        deaf_s, self._heard_s = now_s - self._heard_s, now_s
+        if deaf_s > DEAF_S:  # it was the hub that stood still: nobody is silent for that
+            self._pulses = {rank: (seen, at_s + deaf_s) for rank, (seen, at_s) in self._pulses.items()}
         if self._hang is not None and pulse.attempt != self._hang_attempt:  # the next group is coming up
             self._hang = None
             self._pulses.clear()

@@ -1,7 +1,8 @@
 """Which worker group hangs: what the hub makes of the pulses of its workers. Pure.
 
 A worker that waits in a collective call for another one looks as stuck as the one that it waits for. So a group hangs
-only when none of its workers is at something that may still end: each is over the limit of its section, or silent.
+only when none of its workers is at something that may still end: each is over the limit of its section. Or when one of
+them is silent, for its watchdog has nothing to do but to speak: its process is stopped, or a thread holds the GIL.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ class Hang:
 
 
 def hang(heard: Mapping[int, tuple[Pulse, float]], *, now_s: float, silent_after_s: float) -> Hang | None:
-    """`heard`: the last pulse of each worker and when it came. None while any worker may still move."""
+    """`heard`: the last pulse of each worker and when it came. None while the group may still move."""
     ages = {rank: now_s - at_s for rank, (_, at_s) in heard.items()}
     silent = tuple(sorted(rank for rank, age_s in ages.items() if age_s > silent_after_s))
     loud = {rank: pulse for rank, (pulse, _) in heard.items() if rank not in silent}
-    if not loud or not all(pulse.expired for pulse in loud.values()):
-        return None
-    if silent:
+    if silent and loud:
         rank = max(silent, key=lambda silent_rank: ages[silent_rank])
         return Hang(rank, heard[rank][0].section, ages[rank], silent)
+    if not loud or not all(pulse.expired for pulse in loud.values()):
+        return None
     rank = min(loud, key=lambda one: (loud[one].section == "step", -loud[one].for_s, one))
     return Hang(rank, loud[rank].section, loud[rank].for_s, ())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-import ray
-from ray.core.generated import autoscaler_pb2
 
 from tests.support import cli
 from tests.support.run_faults import events, learned, settings, wait_for, with_faults
@@ -95,14 +95,25 @@ def gcs_address(driver: int) -> str:
     raise AssertionError("no Ray below the driver")
 
 
-def drain(address: str, *, window_s: float) -> None:
+DRAIN = """
+import sys, time
+import ray
+from ray.core.generated import autoscaler_pb2
+
+client = ray._raylet.GcsClient(address=sys.argv[1])
+(node,) = [node_id for node_id, node in client.get_all_node_info().items() if node.state == 0]
+reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+deadline_ms = int((time.time() + float(sys.argv[2])) * 1000)
+accepted, message = client.drain_node(node.hex(), reason, "a test", deadline_ms)
+assert accepted, message
+"""
+
+
+def drain(address: str, *, window_s: float, env: dict[str, str]) -> None:
     """What a cloud does that takes a machine away: Ray hears of it."""
-    client = ray._raylet.GcsClient(address=address)
-    (node,) = [node_id for node_id, node in client.get_all_node_info().items() if node.state == 0]
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline_ms = int((time.time() + window_s) * 1000)
-    accepted, message = client.drain_node(node.hex(), reason, "a test", deadline_ms)
-    assert accepted, message
+    words = [sys.executable, "-c", DRAIN, address, str(window_s)]
+    done = subprocess.run(words, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_notice_has_a_checkpoint_written_and_a_killed_driver_takes_all_with_it_and_resumes(tmp_path: Path) -> None:
@@ -110,12 +121,12 @@ def test_a_notice_has_a_checkpoint_written_and_a_killed_driver_takes_all_with_it
     shared = set(os.listdir("/dev/shm"))
     # no checkpoint comes by itself within the time of the test
     every = {"train__checkpoint_every_images": 800_000, "train__sample_every_images": 0}
-    running = cli.Running("train", DCGAN, *settings(**LONG, **every), cwd=tmp_path)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
+    running = cli.Running("train", DCGAN, *settings(**LONG, **every), cwd=tmp_path, env=token)
     log = tmp_path / RUN / "events.jsonl"
     running.wait_for_images(log, 160)
-    window_s = 120.0
     noticed_s = time.time()
-    drain(gcs_address(running.process.pid), window_s=window_s)
+    drain(gcs_address(running.process.pid), window_s=120.0, env=token)
     wait_for(lambda: events(log, "checkpoint"), "checkpoint", running=running)
     (notice,) = events(log, "notice")
     assert "is taken away in" in notice["why"]

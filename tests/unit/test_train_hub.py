@@ -60,13 +60,25 @@ def test_a_stopped_worker_is_ended_by_its_neighbours_after_its_timer_had_time_to
     hub = Hub(silent_after_s=60.0)
     attempt = entered(hub)
     hub.pulse(pulse(1, attempt))
-    clock.s += 61.0
-    assert hub.pulse(pulse(0, attempt, for_s=61.0)) == Order(save=True)
+    for _ in range(60):
+        clock.s += 1.0
+        assert hub.pulse(pulse(0, attempt)) == Order()
+    clock.s += 1.0
+    assert hub.pulse(pulse(0, attempt)) == Order(save=True)
     assert hub.pulse(pulse(0, attempt, for_s=61.2, saved=True)) == Order(save=True)
     clock.s += SAVING_S
     assert hub.pulse(pulse(0, attempt, for_s=66.0, saved=True)) == Order(save=True, end=True, kill=(101,))
     (event,) = [event for event in hub.news().events if event["kind"] == "hang"]
     assert (event["rank"], event["silent"]) == (1, [1])
+
+
+def test_a_hub_that_stood_still_takes_nobody_for_silent(clock: SimpleNamespace) -> None:
+    hub = Hub(silent_after_s=60.0)
+    attempt = entered(hub)
+    hub.pulse(pulse(0, attempt))
+    hub.pulse(pulse(1, attempt))
+    clock.s += 300.0
+    assert hub.pulse(pulse(0, attempt)) == hub.pulse(pulse(1, attempt)) == Order()
 
 
 def test_deaths_over_several_machines_are_judged_when_it_is_known_whether_one_is_lost(

@@ -48,8 +48,10 @@ def test_a_silent_worker_is_the_one_that_hangs() -> None:
     assert (found.rank, found.silent) == (1, (1,))
     assert "rank 1" in found.line()
     assert hang(seen, now_s=990.0, silent_after_s=SILENT_S) is None, "not silent for long enough"
-    young = heard(pulse(0, for_s=5.0), pulse(1), ages_s=(0.5, 61.0))
-    assert hang(young, now_s=1000.0, silent_after_s=SILENT_S) is None, "the other one still moves"
+    saving = heard(pulse(0, "checkpoint", for_s=5.0, limit_s=600.0), pulse(1), ages_s=(0.5, 61.0))
+    assert hang(saving, now_s=1000.0, silent_after_s=SILENT_S) is not None, "whatever the other one is at"
+    all_silent = heard(pulse(0), pulse(1), ages_s=(61.0, 61.0))
+    assert hang(all_silent, now_s=1000.0, silent_after_s=SILENT_S) is None, "nobody is there to act on it"
 
 
 def test_limits_follow_the_median_step_and_the_first_steps_have_time(tmp_path: Path) -> None:
@@ -97,6 +99,7 @@ for _ in range(4):
     watched.enter("step")
     time.sleep(0.01)
     watched.stepped(0.01)
+watched.enter("setup")  # has time
 time.sleep(0.5)  # so that the thread has been here
 watched.enter("step")
 
