@@ -84,7 +84,7 @@ def address(tracking_uri: str) -> str:
     if found:
         return found
     if DEFAULT_DATABASE.is_file():
-        return f"sqlite:///{DEFAULT_DATABASE}"
+        return f"sqlite:///{DEFAULT_DATABASE.absolute()}"  # MLflow keeps what it opened by its address
     raise RegistryError(
         f"{DEFAULT_DATABASE}: no such file, and no other MLflow is named; set MLFLOW_TRACKING_URI, or start from the"
         " folder that holds runs/"

@@ -161,14 +161,15 @@ class Tracker:
             process = self._process
         if process is None:
             return False
+        if not self._heard.get("ready") and not self.failing:
+            # it makes the tables of a new database: killed there, it would leave half of them; it ends by itself
+            return in_vain
         try:
-            code = process.wait(0.0 if in_vain else timeout_s)
+            code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()
         self._thread.join(JOIN_S)
-        if in_vain:
-            return True
         if code != 0:  # it may have been kept waiting, and known of less than there is
             self._hear({"lag_rows": unsent_rows(self._folder, self._uri)})
         return code == 0
