@@ -42,7 +42,7 @@ def test_a_run_waits_for_room_when_a_machine_is_gone_and_says_so_and_goes_on_or_
             "run__max_failures": 0,  # a lost machine is no failure
         }
         running = cli.Running("train", DCGAN, *settings(**keys), cwd=tmp_path, env=cluster.environment)
-        log = tmp_path / RUN / "events.jsonl"
+        log = tmp_path / RUN / "wal"
         running.wait_for_images(log, 320)
         cluster.kill_node(other)
         (waiting,) = wait_for(lambda: events(log, "waiting")[:1], "alert", running=running)
@@ -82,7 +82,7 @@ def test_a_run_grows_with_its_cluster_from_a_checkpoint_of_the_moment_and_shrink
             "run__max_failures": 0,
         }
         running = cli.Running("train", DCGAN, *settings(**keys), cwd=tmp_path, env=cluster.environment)
-        log = tmp_path / RUN / "events.jsonl"
+        log = tmp_path / RUN / "wal"
         running.wait_for_images(log, 160)
         other = cluster.add_node(num_cpus=1)
 

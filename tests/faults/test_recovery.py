@@ -54,7 +54,7 @@ def test_a_group_that_hangs_saves_the_stacks_of_all_its_ranks_and_starts_anew(tm
     )
     keys = {"run__hang_after_s": 8, "run__max_failures": 9, **LONG}
     running = cli.Running("train", DCGAN, *settings(**keys), cwd=tmp_path, env=env)
-    log = tmp_path / RUN / "events.jsonl"
+    log = tmp_path / RUN / "wal"
     wait_for(lambda: len(starts(log)) == 3, "start after the second hang", running=running)
     wait_for(lambda: learned(log, group=3, images=320), "steps of the third group", running=running)
     stopped_s = time.time()
@@ -123,7 +123,7 @@ def test_a_notice_has_a_checkpoint_written_and_a_killed_driver_takes_all_with_it
     every = {"train__checkpoint_every_images": 800_000, "train__sample_every_images": 0}
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
     running = cli.Running("train", DCGAN, *settings(**LONG, **every), cwd=tmp_path, env=token)
-    log = tmp_path / RUN / "events.jsonl"
+    log = tmp_path / RUN / "wal"
     running.wait_for_images(log, 160)
     noticed_s = time.time()
     drain(gcs_address(running.process.pid), window_s=120.0, env=token)
@@ -162,7 +162,7 @@ def test_a_crash_loop_goes_back_a_checkpoint_and_then_stops_and_says_why(tmp_pat
     env = with_faults(tmp_path / "faults", {"kind": "kill", "images": 560, "rank": 1, "times": 9})
     done = cli.run("train", DCGAN, *settings(run__max_failures=9, **LONG), cwd=tmp_path, env=env)
     assert done.returncode == 2, done.stdout + done.stderr
-    log = tmp_path / RUN / "events.jsonl"
+    log = tmp_path / RUN / "wal"
     assert starts(log) == [0, 480, 320]
     assert [death["images"] for death in events(log, "death")] == pytest.approx([560] * 3, abs=32)
     assert [event["skip_checkpoints"] for event in events(log, "crash_loop")] == [1]
@@ -183,7 +183,7 @@ def test_a_bad_stretch_of_data_is_rolled_back_over_and_the_audit_says_so(tmp_pat
     keys = {"train__nonfinite__policy": "rollback", "train__nonfinite__rollback_checkpoints": 2, **LONG}
     done = cli.report("train", DCGAN, *settings(**{**keys, "train__total_images": 1280}), cwd=tmp_path, env=env)
     assert done["finished"]
-    log = tmp_path / RUN / "events.jsonl"
+    log = tmp_path / RUN / "wal"
     assert starts(log) == [0, 320, 800]
     (rollback,) = events(log, "rollback")
     assert (rollback["images"], rollback["after_position"], rollback["checkpoints"]) == (560, 576, 2)

@@ -77,7 +77,7 @@ def test_planted_secrets_are_found_nowhere(tmp_path: Path, sessions: Path) -> No
         told = said(home, sessions, uri)
     assert "canary/1" in told
     left = [path for folder in (home, sessions, tmp_path / "server") for path in folder.rglob("*") if path.is_file()]
-    for wanted in ("events.jsonl", "canary.json", "server.db", "server.log", "MLmodel", "job.resolved.json"):
+    for wanted in ("000001.jsonl", "canary.json", "server.db", "server.log", "MLmodel", "job.resolved.json"):
         assert wanted in {path.name for path in left}
     assert [path for path in left if "session_" in str(path) and path.suffix == ".log"]
     texts = {str(path): path.read_bytes() for path in left} | {"what was said": told.encode()}

@@ -20,7 +20,7 @@ from tests.support import cli
 from tests.support.run_faults import events, settings
 
 JOB = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
-LOG = Path("runs") / "smoke-dcgan" / "events.jsonl"
+LOG = Path("runs") / "smoke-dcgan" / "wal"
 EVERY_IMAGES = 16  # a line in the log for every step
 AFTER_IMAGES = 480  # learned from between two faults
 LONGEST_S = 1500.0

@@ -99,5 +99,5 @@ class Running:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's log, `RUN/wal`; none where there is no log yet. `RUN/events.jsonl` means the same."""
-    return wal.read_events(path if path.name == wal.WAL else path.parent / wal.WAL)
+    """All whole lines of a run's log, `RUN/wal`; none where there is no log yet."""
+    return wal.read_events(path)
