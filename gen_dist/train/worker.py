@@ -128,7 +128,7 @@ def build_loop(
     with ExitStack() as streams:
         share = {"rank": team.rank, "num_workers": team.size, "started_at": clock.images + ledger.shift}
         train, heldout = _open_both(streams, assignment, job, recipe, plan, **share)
-        drawn = {"train": train, "heldout": heldout, "folder": assignment.run_folder / "samples"}
+        drawn: dict[str, Any] = {"train": train, "heldout": heldout, "folder": assignment.run_folder / "samples"}
         yield Loop(
             **parts,
             **watched,
