@@ -17,6 +17,7 @@ from gen_dist.train.report import Event
 LOOK_EVERY_S = 2.0
 QUIET_S = 5.0  # workers that were heard of since need no place
 FIRST_ALERT_S = 30.0
+SLOW_START_S = 120.0  # a busy machine with room for the workers takes this long until Ray has come up
 LONGEST_BETWEEN_ALERTS_S = 1800.0
 
 
@@ -65,7 +66,7 @@ class Capacity:
         if quiet_s > self._job.run.max_wait_s:
             raise CapacityError(self._text(quiet_s) + f"; {self._remedy()}")
         for_s, alert = self._waiting.see(placed=_placed(), now_s=now_s)
-        if not alert:
+        if not alert or (for_s < SLOW_START_S and self._fits()):
             return None
         text = f"{self._text(for_s)}; the run waits, and gives up after run.max_wait_s = {self._job.run.max_wait_s:g}"
         return {"kind": "waiting", "at_s": time.time(), "by": "hub", "for_s": round(for_s, 1), "text": text}
@@ -73,17 +74,23 @@ class Capacity:
     def _text(self, for_s: float) -> str:
         if _placed():
             return f"no worker has started for {for_s:.0f} s, though the cluster has room for them"
-        cluster = self._job.cluster
-        asked = {"CPU": cluster.cpus_per_worker, **({"GPU": 1} if cluster.use_gpu else {})}
+        asked = self._asked()
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        smallest, free = arithmetic.world_sizes(self._job)[0], ray.available_resources()
-        fits = all(free.get(name, 0.0) >= smallest * count for name, count in asked.items())
-        what = "Ray has not placed the workers yet, after" if fits else "no room for the workers for"
+        what = "Ray has not placed the workers yet, after" if self._fits() else "no room for the workers for"
         return (
-            f"{what} {for_s:.0f} s: {smallest} x {_listed(asked)} asked, the cluster has"
+            f"{what} {for_s:.0f} s: {arithmetic.world_sizes(self._job)[0]} x {_listed(asked)} asked, the cluster has"
             f" {len(nodes)} node(s) with {_listed(ray.cluster_resources())}, of it free"
-            f" {_listed(free)}"
+            f" {_listed(ray.available_resources())}"
         )
+
+    def _fits(self) -> bool:
+        """Whether the smallest number of workers would find room."""
+        free, smallest = ray.available_resources(), arithmetic.world_sizes(self._job)[0]
+        return all(free.get(name, 0.0) >= smallest * count for name, count in self._asked().items())
+
+    def _asked(self) -> dict[str, float]:
+        """Of each worker."""
+        return {"CPU": self._job.cluster.cpus_per_worker, **({"GPU": 1} if self._job.cluster.use_gpu else {})}
 
     def _remedy(self) -> str:
         if _placed():
