@@ -105,7 +105,8 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         status = "FINISHED" if finished else "KILLED"
         recorded = tracker.wait(EXIT_S)
         digest = heldout.digest if heldout else ""
-        published = _publish(job, store, tracker, watch, heldout_digest=digest) if finished else None
+        away = tracker.failing or not (recorded or tracker.answering)
+        published = _publish(job, store, tracker, watch, heldout_digest=digest, away=away) if finished else None
     finally:
         recorded = tracker.finish(status, EXIT_S if recorded else LAST_S)
         copies.finish(LAST_S)
@@ -162,11 +163,13 @@ def _data(job: JobSpec, watch: Watch) -> tuple[Data | Unindexed, Data | Unindexe
     return data, heldout
 
 
-def _publish(job: JobSpec, store: Store, tracker: Tracker, watch: Watch, *, heldout_digest: str) -> Published | None:
-    """Register the newest checkpoint. Trouble of the registry is said, and the run is whole without it."""
+def _publish(
+    job: JobSpec, store: Store, tracker: Tracker, watch: Watch, *, heldout_digest: str, away: bool
+) -> Published | None:
+    """Register the newest checkpoint, unless MLflow is `away`. Trouble of the registry is said, and ends no run."""
     found = newest(store)
     assert found is not None
-    if not tracker.answering:
+    if away:
         text = f"the model is not registered, for MLflow is away; the same command again registers {found.url}"
         watch({"kind": "warning", "text": text})
         return None
