@@ -34,6 +34,7 @@ from gen_dist.store.stats import StoreStats
 
 PART = ".part"
 STALE_S = 3600.0
+NUM_FOLDER_TRIES = 100  # to write where others remove what has become empty
 REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
@@ -157,11 +158,14 @@ class LocalStore:
             _make_folder(target.parent)
             _remove_stale(target)
             try:
-                try:
-                    fill(part)
-                except FileNotFoundError:  # the folder was empty, and removed with its last object (see `delete`)
-                    _make_folder(target.parent)
-                    fill(part)
+                for left in reversed(range(NUM_FOLDER_TRIES)):
+                    try:
+                        fill(part)
+                        break
+                    except FileNotFoundError:  # the folder was empty, and removed with its last object (see `delete`)
+                        if not left:
+                            raise
+                        _make_folder(target.parent)
                 _sync(part)
                 with _locked(target.parent, needed=bool(if_version)):
                     self._check(name, target, if_version)
@@ -170,7 +174,8 @@ class LocalStore:
                         os.link(part, target)  # unlike a rename, fails where the object is there by now
                     else:
                         part.replace(target)
-                    _sync(target.parent)
+                    with contextlib.suppress(FileNotFoundError):  # deleted since, and its folder with it
+                        _sync(target.parent)
             finally:
                 part.unlink(missing_ok=True)
         except FileExistsError as error:

@@ -344,11 +344,11 @@ def test_what_an_alias_or_a_pin_holds_is_not_deleted_and_the_rest_goes_whole(hom
             delete(its, number)
     assert list(its.versions()) == ["1", "2", "3", "4", "5"]
     pins = trained.folder / "checkpoints" / "pins"
-    assert json.loads((pins / "held-4.json").read_text()) == {"checkpoint": trained.place(256).name, "by": "held/4"}
+    assert json.loads((pins / "held%2F4.json").read_text()) == {"checkpoint": trained.place(256).name, "by": "held/4"}
     export = trained.export("4")
     delete(its, "4", why="a try")
     assert not export.exists()
-    assert sorted(path.name for path in pins.iterdir()) == [f"held-{number}.json" for number in (1, 2, 3, 5)]
+    assert sorted(path.name for path in pins.iterdir()) == [f"held%2F{number}.json" for number in (1, 2, 3, 5)]
     assert list(its.versions()) == ["1", "2", "3", "5"]
     unpin(its, "3")
     delete(its, "3")

@@ -104,14 +104,19 @@ def _measure(case: Case, *, folder: Path, hub: Any, tiny: bool, **_: object) -> 
 
     job = _job(case, tiny=tiny)
     device = prepare(job)
+    from gen_dist.registry.runs import checkpoint_store
+    from gen_dist.train import recovery
     from gen_dist.train.collective import Team
     from tests.speed.bare_loop import BareLoop
 
     data = find_data(job.data)
     run_folder = folder / f"{case.recipe}-{len(list(folder.iterdir()))}"
+    job = job.model_copy(update={"run": job.run.model_copy(update={"folder": str(run_folder)})})
     assignment = Assignment(job=resolve(job), run_folder=run_folder, train=data, heldout=None, hub=hub)
     report = Reporter(run_folder / WAL, hub.put.remote)
-    first = Resume(attempt=1, skip_checkpoints=0, after_position=None)
+    team = Team(device)
+    attempt = recovery.begin(checkpoint_store(job), team=team, report=report)
+    first = Resume(attempt=attempt, skip_checkpoints=0, after_position=None)
     columns: dict[str, Any] = {}
 
     def open_warm(*args: Any, **kwargs: Any) -> Stream:
@@ -123,7 +128,7 @@ def _measure(case: Case, *, folder: Path, hub: Any, tiny: bool, **_: object) -> 
 
     with (
         mock.patch("gen_dist.train.worker.open_stream", open_warm),
-        build_loop(assignment, job, team=Team(device), report=report, resume=first, watchdog=Unwatched()) as loop,
+        build_loop(assignment, job, team=team, report=report, resume=first, watchdog=Unwatched()) as loop,
     ):
         bare = BareLoop(catalog.build(job.recipe, job.model), job, columns)
         num_steps, num_rounds = (2, 2) if tiny else (case.num_steps, case.num_rounds)
