@@ -20,6 +20,7 @@ from gen_dist.checkpoint.errors import CheckpointError
 from gen_dist.checkpoint.manifest import MAX_MANIFEST_BYTES, Manifest, TensorEntry
 from gen_dist.checkpoint.names import Name
 from gen_dist.store import MissingError, ObjectInfo, Store
+from gen_dist.store.base import fill
 
 NUM_THREADS = 8
 GROUP_BYTES = 8 << 20  # of small neighbours that one request brings
@@ -161,12 +162,12 @@ class Checkpoint:
     def _verify(self, name: str) -> None:
         url = f"{self.url}/{name}"
         info, digest = self._files[name], hashlib.sha256()
-        room = bytearray(HASH_BYTES)
+        room = memoryview(bytearray(HASH_BYTES))
 
         def hash_all() -> None:
             with self.store.stream(info.name, version=info.version) as stream:
-                while num_bytes := stream.readinto(room):  # type: ignore[attr-defined]
-                    digest.update(memoryview(room)[:num_bytes])
+                while num_bytes := fill(stream, room):
+                    digest.update(room[:num_bytes])
 
         _present(url, hash_all)
         expected = self.manifest.files[name].sha256

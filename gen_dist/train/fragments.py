@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -168,11 +169,11 @@ def _unoptimized(member: GroupEngine) -> Iterator[_Held]:
             yield replace(own, name=name)
 
 
-def _partition(parameter: Tensor) -> _Held:
+def _partition(parameter: Any) -> _Held:
     """Stage 3: this rank's equal part of the flattened parameter, without what pads the last one."""
-    padded = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+    padded = parameter.ds_tensor.ds_numel
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     start = rank * padded
-    numel = max(0, min(padded, parameter.ds_numel - start))  # type: ignore[attr-defined]
-    values = parameter.ds_tensor.detach()[:numel]  # type: ignore[attr-defined]
-    return _Held("", tuple(parameter.ds_shape), start, numel, values, split=True)  # type: ignore[attr-defined]
+    numel = max(0, min(padded, parameter.ds_numel - start))
+    values = parameter.ds_tensor.detach()[:numel]
+    return _Held("", tuple(parameter.ds_shape), start, numel, values, split=True)

@@ -18,8 +18,8 @@ from gen_dist.train.recovery import begin, recover
 from gen_dist.train.report import silent
 from tests.contract import reshard
 from tests.contract.toys import OneGroup, Settings
-from tests.support.checkpoints import commit, group
 from tests.support.ranks import Ranks
+from tests.support.saves import commit, group
 
 
 def go_on(folder: Path, skip: int = 0) -> tuple[str | None, str, list[str], int]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from gen_dist.train import ray_settings
@@ -19,17 +16,7 @@ from tests.support.run_faults import events, learned, settings, wait_for
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
 RUN = Path("runs") / "smoke-dcgan"
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A run of several worker groups takes minutes on a busy machine; one that a test gives up is ended."""
-    monkeypatch.setattr(cli, "LONGEST_RUN_S", 800.0)
-    yield
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.usefixtures("patient")]
 
 
 def test_a_run_waits_for_room_when_a_machine_is_gone_and_says_so_and_goes_on_or_gives_up(tmp_path: Path) -> None:

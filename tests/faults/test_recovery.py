@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +21,7 @@ RUN = Path("runs") / "smoke-dcgan"
 NO_TRACKER = {"tracking__uri": "http://127.0.0.1:1"}  # nothing here is about it
 LONG = {"train__total_images": 1_000_000, **NO_TRACKER}
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A run of several worker groups takes minutes on a busy machine; one that a test gives up is ended."""
-    monkeypatch.setattr(cli, "LONGEST_RUN_S", 800.0)
-    yield
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.usefixtures("patient")]
 
 
 def starts(log: Path) -> list[int]:
