@@ -192,8 +192,7 @@ def test_a_run_on_a_rough_network_that_shrinks_is_proved_and_names_what_it_could
     assert [json.loads(line) for line in (run / "bad_samples.jsonl").read_text().splitlines()] == bad
     assert {entry["key"] for entry in bad} == {"000033"}
     assert images // 60 <= len(bad) == sum(epoch["unreadable"] for epoch in proof["epochs"]) <= images // 60 + 1
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    client = mlflow.MlflowClient()
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     assert client.get_run(done["mlflow_run"]).data.metrics["data/bad_samples"] == 1, "one, however often"
     for path in run.rglob("*"):
         if path.is_file() and path.stat().st_size < 1 << 20:

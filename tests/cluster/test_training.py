@@ -37,10 +37,10 @@ def finished(home: Path) -> dict[str, Any]:
     return cli.report("train", DIFFUSION, cwd=home)
 
 
-@pytest.fixture(scope="module")
-def mlflow_run(home: Path, finished: dict[str, Any]) -> Any:
-    mlflow.set_tracking_uri(f"sqlite:///{home}/runs/mlflow.db")
-    return mlflow.MlflowClient().get_run(finished["mlflow_run"])
+@pytest.fixture
+def client(home: Path) -> mlflow.MlflowClient:
+    """By address, as set_tracking_uri would reach the processes that later tests start."""
+    return mlflow.MlflowClient(f"sqlite:///{home}/runs/mlflow.db")
 
 
 def test_a_job_ends_with_a_grid_a_checkpoint_and_a_registered_model(home: Path, finished: dict[str, Any]) -> None:
@@ -57,10 +57,13 @@ def test_two_workers_took_part(home: Path, finished: dict[str, Any]) -> None:
     assert [event["workers"] for event in events if event["kind"] == "start"] == [2]
 
 
-def test_mlflow_holds_parameters_curves_grids_and_lineage(mlflow_run: Any) -> None:
-    assert mlflow_run.info.status == "FINISHED"
-    assert mlflow_run.data.params["train.global_batch_images"] == "16"
-    assert mlflow_run.data.params["model.latent_channels"] == "4"
+def test_mlflow_holds_parameters_curves_grids_and_lineage(
+    home: Path, finished: dict[str, Any], client: mlflow.MlflowClient
+) -> None:
+    run = client.get_run(finished["mlflow_run"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.global_batch_images"] == "16"
+    assert run.data.params["model.latent_channels"] == "4"
     wanted = {
         "loss/autoencoder/pixels",
         "loss/denoiser/velocity",
@@ -70,13 +73,12 @@ def test_mlflow_holds_parameters_curves_grids_and_lineage(mlflow_run: Any) -> No
         "memory/process_peak_bytes",
         "heldout/psnr_db",
     }
-    assert wanted <= mlflow_run.data.metrics.keys()
-    client = mlflow.MlflowClient()
-    names = {item.path for item in client.list_artifacts(mlflow_run.info.run_id)}
+    assert wanted <= run.data.metrics.keys()
+    names = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"job.resolved.json", "versions.json", "data.json", "images"} <= names
-    steps = [point.step for point in client.get_metric_history(mlflow_run.info.run_id, "loss/denoiser/velocity")]
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss/denoiser/velocity")]
     assert steps == sorted(set(steps)), "a step twice in the curve"
-    assert mlflow_run.data.tags["attempts"] == "1"
+    assert run.data.tags["attempts"] == "1"
 
 
 def test_no_pickle_lies_in_a_run(home: Path, finished: dict[str, Any]) -> None:
