@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 import torch
 
@@ -25,9 +27,7 @@ def prepare(job: JobSpec) -> torch.device:
     if not job.cluster.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     _quiet()
-    with _without("mlflow"):  # DeepSpeed's autotuner, which nothing here uses, would import all of it
-        import deepspeed
-
+    deepspeed = load_deepspeed()
     # DeepSpeed's shared-memory all-reduce for CPUs serves inference only. Built, it costs half a minute of compiling
     # and leaves 69 MB in /dev/shm for each process that is killed; not built, there is nothing to leak.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -40,6 +40,12 @@ def prepare(job: JobSpec) -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
+
+
+def load_deepspeed() -> ModuleType:
+    """The module, with nothing loaded for its autotuner, which nothing here uses."""
+    with _without("mlflow"):
+        return importlib.import_module("deepspeed")
 
 
 @contextmanager

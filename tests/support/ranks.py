@@ -1,6 +1,6 @@
 """N processes in one gloo group that run functions together: what a run's workers are, without Ray.
 
-Starting them costs seconds (torch and DeepSpeed are imported), so one set serves many calls.
+Importing torch and DeepSpeed takes ten seconds and more of a core. One process does, and ranks are forked from it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 HOST = "127.0.0.1"
+IMPORTS = "tests.support.rank_imports"
 START_S = 120.0
 END_S = 5.0
 
@@ -54,7 +55,8 @@ class Ranks:
         """Start the processes without waiting for them, so that two sets can start at once."""
         # this process holds the store, at a port that the system chose: nobody can take it in between
         self._store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([IMPORTS])
         for rank in range(self.size):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, self.size, self._store.port, theirs), daemon=True)

@@ -31,7 +31,11 @@ def decode_array_into(data: Buffer, out: np.ndarray) -> None:
         raise DecodeError(
             f"the .npy has {len(data) - start} bytes after its header, and {dtype} {shape} takes {out.nbytes}"
         )
-    out[...] = np.ndarray(shape, dtype, data, start, None, order)
+    if order == "C" and out.flags.c_contiguous:
+        # numpy lets go of the interpreter's lock for a copy, and getting it back takes longer than the copy
+        memoryview(out.reshape(-1).view(np.uint8))[:] = memoryview(data)[start:]
+    else:
+        out[...] = np.ndarray(shape, dtype, data, start, None, order)
 
 
 @functools.lru_cache(maxsize=256)  # the members of a data set share a handful of headers; parsing one takes 50 us

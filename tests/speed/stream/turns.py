@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from tests.speed.sides import Result, Round, Spent, compare
 from tests.speed.stream.bed import ROOT, Bed
@@ -91,13 +92,18 @@ def read(bed: Bed, side: Side) -> Measured:
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def per_sample(turns: Mapping[str, Sequence[Sequence[Measured]]]) -> Result:
-    """The time of an epoch: by case, what `compare` gives, and both rates. The ratio is that of the worst case."""
+def per_sample(turns: Mapping[str, Sequence[Sequence[Measured]]], *, of: Literal["wall", "cpu"] = "wall") -> Result:
+    """The time of an epoch: by case, what `compare` gives, and both rates. The ratio is that of the worst case.
+
+    `of` "cpu": the ratio is of the processor time of the processes that read.
+    """
     cases = {}
     for name, rounds in turns.items():
         num_samples = rounds[0][0].num_samples
         pairs = [Round(*([Spent(one.wall_s, one.cpu_s)] for one in pair)) for pair in rounds]
         figures = compare(pairs, images=num_samples)
+        if of == "cpu":
+            figures |= {"ratio": figures.pop("ratio_of_cpu"), "ratio_of_wall": figures["ratio"]}
         cases[name] = figures | {
             f"{side}_{key}": value
             for at, side in enumerate(("ours", "theirs"))
@@ -108,6 +114,9 @@ def per_sample(turns: Mapping[str, Sequence[Sequence[Measured]]]) -> Result:
             }.items()
         }
     worst = max(cases.values(), key=lambda case: case["ratio"])
+    if of == "cpu":
+        ours, theirs = (worst[f"{side}_cpu_us_per_sample"] for side in ("ours", "theirs"))
+        return Result(worst["ratio"], ours, theirs, unit="cpu_us_per_sample", cases=cases)
     return Result(
         worst["ratio"], worst["ours_ms_per_image"], worst["theirs_ms_per_image"], unit="ms_per_image", cases=cases
     )
