@@ -1,7 +1,7 @@
-"""stream-latents: processor time of an epoch of latents and text embeddings, fp16, over that of webdataset's `.decode()`.
+"""stream-latents: processor time for an epoch of latents and text embeddings over that of webdataset's `.decode()`.
 
-A sample is 4 x 32 x 32 and 77 x 768 numbers in two .npy members, 126 KB. At most 0.2 is wanted. The clock would measure
-the server: it takes as long for such a sample, on the same processors, as everything that reads it. `ratio_of_wall`.
+A sample is 4 x 32 x 32 and 77 x 768 numbers of fp16 in two .npy members, 126 KB. At most 0.2 is wanted. `ratio_of_wall`
+measures the server as well: on the same processors, it takes as long for a sample as all that reads it.
 """
 
 from __future__ import annotations
