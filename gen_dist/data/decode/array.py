@@ -33,7 +33,7 @@ def decode_array_into(data: Buffer, out: np.ndarray) -> None:
         )
     if order == "C" and out.flags.c_contiguous:
         # numpy lets go of the interpreter's lock for a copy, and getting it back takes longer than the copy
-        memoryview(out.reshape(-1).view(np.uint8))[:] = memoryview(data)[start:]
+        out.reshape(-1).view(np.uint8).data[:] = memoryview(data)[start:]
     else:
         out[...] = np.ndarray(shape, dtype, data, start, None, order)
 
