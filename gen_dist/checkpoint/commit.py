@@ -6,6 +6,7 @@ the checkpoint does not exist for anyone; once it is there, all that it names is
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -37,9 +38,10 @@ class Commit:
     parent: str | None
     facts: dict[str, Any]
 
-    def run(self, at: Callable[[str], object], *, deadline_s: float) -> Manifest:
-        """Commits. Raises: FencedError; MissedError; StoreError, after which it may be called again.
+    def run(self, at: Callable[[str], object], *, deadline_s: float) -> tuple[Manifest, str]:
+        """Commits. Gives the manifest and its SHA-256.
 
+        Raises: FencedError; MissedError; StoreError, after which it may be called again.
         `deadline_s` is a point of `time.monotonic()`.
         """
         parts = self._wait_for_all(deadline_s)
@@ -58,7 +60,7 @@ class Commit:
                 why = f"{self.name}: another process has committed it; start one command at a time"
                 raise MissedError(why) from error
         at("committed")
-        return manifest
+        return manifest, hashlib.sha256(data).hexdigest()
 
     def _wait_for_all(self, deadline_s: float) -> list[Part]:
         """The parts of all workers, by rank."""

@@ -222,7 +222,7 @@ class Saver:
             parent=self.committed,
             facts=save.facts,
         )
-        manifest = self._trying(lambda: commit.run(self._at, deadline_s=deadline_s), deadline_s)
+        manifest, sha256 = self._trying(lambda: commit.run(self._at, deadline_s=deadline_s), deadline_s)
         self.missed_in_a_row = 0
         self.committed = str(save.name)
         self._tell(
@@ -232,6 +232,7 @@ class Saver:
             step=save.step,
             attempt=self._attempt,
             size_bytes=manifest.contents.size_bytes,
+            manifest_sha256=sha256,
             snapshot_s=round(save.snapshot_s, 4),
             waited_s=round(save.waited_s, 4),
             seconds=round(time.monotonic() - save.began_s, 4),

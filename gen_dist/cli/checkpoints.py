@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,12 +80,12 @@ def _policy(place: str, keep: int) -> Keep:
 
     from gen_dist.checkpoint import Keep
     from gen_dist.job.load import load_resolved
-    from gen_dist.registry.runs import RESOLVED
+    from gen_dist.registry.runs import RESOLVED, retention
 
     resolved = Path(place) / RESOLVED
     if "://" not in place and resolved.is_file():
         spec = load_resolved(json.loads(resolved.read_text(encoding="utf-8")), origin=str(resolved)).run
-        return Keep(last=keep or spec.keep_checkpoints, every_images=spec.keep_every_images)
+        return replace(retention(spec), last=keep or spec.keep_checkpoints)
     if not keep:
         raise PlaceError(f"{place}: no job says what to keep; add --keep with a number, such as --keep 2")
     return Keep(last=keep)

@@ -21,7 +21,8 @@ def limit_problems(
     stages = _stage_problems(job, zero_max) if zero_max is not None else []
     sizes = _size_problems(job, learns_many_sizes)
     gates = _gate_problems(job)
-    return [*_batch_problems(job), *_length_problems(job), *_derived_problems(job), *stages, *sizes, *gates]
+    kept = _retention_problems(job)
+    return [*_batch_problems(job), *_length_problems(job), *_derived_problems(job), *stages, *sizes, *gates, *kept]
 
 
 def working_batches(job: JobSpec) -> list[int]:
@@ -119,6 +120,27 @@ def _size_problems(job: JobSpec, learns_many_sizes: bool) -> list[Problem]:
     what = f"recipe '{job.recipe}' learns at one size alone"
     remedy = "write false, or a recipe that learns at many sizes, as `gen-dist recipes NAME` tells"
     return [Problem("data.aspect_buckets", what, remedy, True, ("recipe",))]
+
+
+def _retention_problems(job: JobSpec) -> list[Problem]:
+    """A best checkpoint that no score could tell."""
+    run = job.run
+    if not run.keep_best:
+        return []
+    if not run.best_metric.startswith("heldout/"):
+        what = f"run.best_metric={run.best_metric!r} is no held-out score"
+        remedy = 'name one there, such as "heldout/psnr_db": those of the recipe are in the metrics of its runs'
+        return [Problem("run.keep_best", what, remedy, run.keep_best, ("run.best_metric",))]
+    if not job.data.heldout:
+        what = f"{run.best_metric} is measured on held-out images, and data.heldout is empty"
+        return [Problem("run.keep_best", what, "name shards there", run.keep_best, ("data.heldout",))]
+    every = job.train.sample_every_images
+    if not every or every % job.train.checkpoint_every_images:
+        what = f"scores are measured every train.sample_every_images={every} images, where no checkpoint is written"
+        remedy = f"write a multiple of train.checkpoint_every_images={job.train.checkpoint_every_images} there"
+        concerns = ("train.sample_every_images", "train.checkpoint_every_images")
+        return [Problem("run.keep_best", what, remedy, run.keep_best, concerns)]
+    return []
 
 
 def _gate_problems(job: JobSpec) -> list[Problem]:

@@ -279,6 +279,12 @@ class RunSpec(Spec):
     """Newest checkpoints to keep."""
     keep_every_images: NonNegativeInt = 0
     """Keep for good the first checkpoint after every so many images too. 0: none."""
+    keep_best: NonNegativeInt = 0
+    """Keep so many of the best checkpoints by `best_metric` too. 0: none."""
+    best_metric: str = ""
+    """A held-out score of the recipe, such as `heldout/psnr_db`. Checkpoints written at a sample grid have scores."""
+    best_is: Literal["highest", "lowest"] = "highest"
+    """Which value of `best_metric` is the best."""
     max_failures: NonNegativeInt = 3
     """Failures of workers in a row, with no new checkpoint between them, after which the run gives up; before that it
     goes on from its newest checkpoint. Lost machines and preemptions do not count."""

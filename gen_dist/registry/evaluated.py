@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Metric
@@ -19,8 +19,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
-from gen_dist.registry.lineage import MANIFEST_TAG, MODEL_TAG, SHORT, short_lineage
-from gen_dist.registry.origin import Origin
+from gen_dist.registry.lineage import MANIFEST_TAG, MODEL_TAG, SHORT, short_lineage_of
+
+if TYPE_CHECKING:  # torch comes with it, which the process beside a run does without
+    from gen_dist.registry.origin import Origin
 
 MODEL_TYPE = "image generator"
 HELDOUT = "heldout/"
@@ -42,22 +44,30 @@ def record_kept(
 ) -> Any:
     """The LoggedModel of a checkpoint, whose lineage is `tags`; those of the run's other checkpoints on the way."""
     for other in origin.others():
-        record_evaluated(
-            client, other, experiment=experiment, run_id=run_id, job=job, heldout_digest=tags["heldout_digest"]
-        )
+        points = measured_at(client, run_id, other.images)
+        its = short_lineage_of(other, heldout_digest=tags["heldout_digest"])
+        record_evaluated(client, points, experiment=experiment, run_id=run_id, job=job, tags=its)
     logged = record(client, experiment=experiment, run_id=run_id, name=arithmetic.registered_model(job), tags=tags)
     link(client, logged.model_id, run_id, measured_at(client, run_id, origin.images), job=job, tags=tags)
     return logged
 
 
 def record_evaluated(
-    client: MlflowClient, origin: Origin, *, experiment: str, run_id: str, job: JobSpec, heldout_digest: str
+    client: MlflowClient,
+    points: Sequence[Metric],
+    *,
+    experiment: str,
+    run_id: str,
+    job: JobSpec,
+    tags: Mapping[str, str],
 ) -> str | None:
-    """The id of the LoggedModel of a checkpoint; None where the run has no held-out score of its very weights."""
-    points = measured_at(client, run_id, origin.images)
+    """The id of the LoggedModel of the checkpoint of that lineage; None where no held-out score is among `points`.
+
+    `points`: of the run, measured on the very weights of the checkpoint.
+    """
+    points = [point for point in points if point.key.startswith(MEASURED)]
     if not any(point.key.startswith(HELDOUT) for point in points):
         return None
-    tags = short_lineage(origin, heldout_digest=heldout_digest)
     logged = record(client, experiment=experiment, run_id=run_id, name=arithmetic.registered_model(job), tags=tags)
     link(client, logged.model_id, run_id, points, job=job, tags=tags)
     return str(logged.model_id)

@@ -101,7 +101,7 @@ class History:
             return notes + self._on_point(entry, attempt)
         if kind == "checkpoint" and attempt == self._attempt:
             self._committed = max(self._committed, int(event["images"]))
-            return [*notes, *self._decided(), Note(self._curve, event)]
+            return [*notes, *self._decided(), Note(self._curve, {**event, "job": self._job})]
         if kind == "end" and attempt == self._attempt and self._open:
             self._open = False
             return [*notes, Note(attempt_run(attempt), _ended("FINISHED", event["at_s"]))]

@@ -7,13 +7,14 @@ import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gen_dist import __version__
 from gen_dist.job.spec import JobSpec
-from gen_dist.registry import weights
-from gen_dist.registry.origin import Origin
 from gen_dist.registry.secrets import without_secrets
+
+if TYPE_CHECKING:  # torch comes with it, which the process beside a run does without
+    from gen_dist.registry.origin import Origin
 
 ROOT = Path(__file__).resolve().parents[2]
 GIT_S = 10.0
@@ -29,8 +30,10 @@ SHORT = ("recipe", "images", "data_digest", CHECKPOINT_TAG, MANIFEST_TAG, "job_s
 
 def lineage(origin: Origin, *, job: JobSpec, heldout_digest: str) -> dict[str, str]:
     """Tag -> value, of the model in a checkpoint that becomes a version. No user and no password of an address."""
+    from gen_dist.registry import weights
+
     return {
-        **short_lineage(origin, heldout_digest=heldout_digest),
+        **short_lineage_of(origin, heldout_digest=heldout_digest),
         CHECKPOINTS_TAG: without_secrets(origin.url),
         WEIGHTS_TAG: weights.digest(origin.tensors()),
         "resumed_from": origin.resumed_from(),
@@ -39,16 +42,36 @@ def lineage(origin: Origin, *, job: JobSpec, heldout_digest: str) -> dict[str, s
     }
 
 
-def short_lineage(origin: Origin, *, heldout_digest: str) -> dict[str, str]:
-    """The part of the lineage that costs nothing to know: short enough for a LoggedModel too."""
+def short_lineage_of(origin: Origin, *, heldout_digest: str) -> dict[str, str]:
+    """The short lineage of a checkpoint, as it says itself."""
+    return short_lineage(
+        origin.job,
+        images=origin.images,
+        data_digest=origin.data_digest,
+        heldout_digest=heldout_digest,
+        checkpoint=origin.name,
+        manifest_sha256=origin.sha256(),
+    )
+
+
+def short_lineage(
+    job: Mapping[str, Any],
+    *,
+    images: int,
+    data_digest: str,
+    heldout_digest: str,
+    checkpoint: str,
+    manifest_sha256: str,
+) -> dict[str, str]:
+    """The part of the lineage that costs nothing to know: short enough for a LoggedModel too. `job`: resolved."""
     return {
-        "recipe": str(origin.job["recipe"]),
-        "images": str(origin.images),
-        "data_digest": origin.data_digest,
+        "recipe": str(job["recipe"]),
+        "images": str(images),
+        "data_digest": data_digest,
         "heldout_digest": heldout_digest,
-        CHECKPOINT_TAG: origin.name,
-        MANIFEST_TAG: origin.sha256(),
-        "job_sha256": job_digest(without_secrets(dict(origin.job))),
+        CHECKPOINT_TAG: checkpoint,
+        MANIFEST_TAG: manifest_sha256,
+        "job_sha256": job_digest(without_secrets(dict(job))),
         "code": code(),
     }
 

@@ -21,9 +21,13 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from gen_dist.job import arithmetic
+from gen_dist.job.errors import JobError
+from gen_dist.job.load import load_resolved
 from gen_dist.registry import connection
 from gen_dist.registry.cursor import Cursor
+from gen_dist.registry.evaluated import record_evaluated
 from gen_dist.registry.grids import log_grid
+from gen_dist.registry.lineage import short_lineage
 from gen_dist.registry.record import Note, RunGoneError
 from gen_dist.registry.secrets import without_secrets
 from gen_dist.registry.wal import Event
@@ -84,7 +88,9 @@ class MlflowRecord:
         for name, found in tags.items():
             self._tag(name, found)
         for note in notes:
-            if note.event["kind"] == "samples":
+            if note.event["kind"] == "checkpoint":
+                self._do(note.run, partial(self._evaluated, note, notes))
+            elif note.event["kind"] == "samples":
                 self._do(note.run, partial(self._grid, note.event))
             elif note.event["kind"] == "status":
                 self._end(note)
@@ -203,6 +209,28 @@ class MlflowRecord:
         unreadable = self._folder / arithmetic.BAD_SAMPLES
         if note.run.startswith("history-") and unreadable.is_file():
             self._do(note.run, partial(self._client.log_artifact, local_path=str(unreadable)))
+
+    def _evaluated(self, note: Note, notes: Sequence[Note], run_id: str) -> None:
+        """A checkpoint with held-out scores: the curve gets them with its commit, so that they are among the notes."""
+        event, said = note.event, note.event.get("job") or {}
+        of_it = [one for one in notes if one.run == note.run and one.event["kind"] == "metrics"]
+        points = [point for one in of_it for point in _points(one.event, {}) if point.step == event["images"]]
+        if not points or not said.get("job") or not event.get("manifest_sha256"):
+            return
+        try:
+            job = load_resolved(said["job"], origin=str(self._folder))
+        except JobError:
+            return  # of another version
+        tags = short_lineage(
+            said["job"],
+            images=event["images"],
+            data_digest=str(said.get("data_digest", "")),
+            heldout_digest=str(said.get("facts", {}).get("heldout_digest", "")),
+            checkpoint=str(event["path"]).rpartition("/")[2],
+            manifest_sha256=event["manifest_sha256"],
+        )
+        experiment = self._client.get_run(run_id).info.experiment_id
+        record_evaluated(self._client, points, experiment=experiment, run_id=run_id, job=job, tags=tags)
 
     def _grid(self, event: Event, run_id: str) -> None:
         path = Path(str(event.get("path", "")))

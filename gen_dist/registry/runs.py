@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from gen_dist.checkpoint import Checkpoint, CheckpointError, candidates, open_checkpoint
+from gen_dist.checkpoint import Checkpoint, CheckpointError, Keep, candidates, open_checkpoint
 from gen_dist.job import arithmetic
 from gen_dist.job.load import load_resolved
-from gen_dist.job.spec import JobSpec
+from gen_dist.job.spec import JobSpec, RunSpec
 from gen_dist.registry.errors import RegistryError
 from gen_dist.store import Store, open_store
 
@@ -23,6 +23,17 @@ def checkpoint_store(job: JobSpec) -> Store:
     if "://" not in url:
         Path(url).mkdir(parents=True, exist_ok=True)
     return open_store(url, job.run.s3)
+
+
+def retention(run: RunSpec) -> Keep:
+    """Which checkpoints the job keeps."""
+    return Keep(
+        last=run.keep_checkpoints,
+        every_images=run.keep_every_images,
+        best=run.keep_best,
+        metric=run.best_metric,
+        highest_is_best=run.best_is == "highest",
+    )
 
 
 def run_store(folder: Path) -> Store | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gen_dist.checkpoint import CheckpointError, Keep, Saver
+from gen_dist.checkpoint import CheckpointError, Saver
 from gen_dist.job.errors import GenDistError
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes.contract import Clock, Recipe
+from gen_dist.registry.runs import retention
 from gen_dist.store import Store
 from gen_dist.train import state
 from gen_dist.train.averages import Averages
@@ -59,12 +60,14 @@ class Committer:
             rank=team.rank,
             world_size=team.size,
             parent=parent,
-            keep=Keep(last=job.run.keep_checkpoints, every_images=job.run.keep_every_images),
+            keep=retention(job.run),
             on_event=self._heard,
         )
 
-    def __call__(self, now: Clock) -> None:
+    def __call__(self, now: Clock, scores: Mapping[str, float]) -> None:
         """Begin a checkpoint; the event `checkpoint` tells when it is committed. Collective.
+
+        `scores`: what was measured on these very weights, by metric.
 
         Raises: SupersededError, on all workers together, where a newer worker group has taken over.
         """
@@ -78,6 +81,7 @@ class Committer:
                 frozen=self._frozen,
                 data_digest=self._data_digest,
                 stream=stream,
+                scores=scores,
             )
         self._saver.wait()
         self._check_fenced()

@@ -80,7 +80,8 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         check_fits(found, job=job, frozen={}, data_digest=data.digest)
     copies = WalCopies(folder, store if job.run.checkpoints else None)
     copies.fetch()
-    tracker = Tracker(job, run_folder=folder, facts={"data_digest": data.digest, "versions": versions()})
+    digests = {"data_digest": data.digest, "heldout_digest": heldout.digest if heldout else ""}
+    tracker = Tracker(job, run_folder=folder, facts={**digests, "versions": versions()})
     tracker.start()
     goodput = Goodput.of(read_events(folder / WAL))
 
@@ -104,8 +105,8 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         finished = newest_images(store) >= arithmetic.images_at_end(job)
         status = "FINISHED" if finished else "KILLED"
         recorded = tracker.wait(EXIT_S)
-        digest = heldout.digest if heldout else ""
         away = tracker.failing or not (recorded or tracker.answering)
+        digest = digests["heldout_digest"]
         published = _publish(job, store, tracker, watch, heldout_digest=digest, away=away) if finished else None
     finally:
         recorded = tracker.finish(status, EXIT_S if recorded else LAST_S)

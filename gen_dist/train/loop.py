@@ -54,7 +54,7 @@ class Loop:
         team: Team,
         clock: Clock,
         report: Report,
-        commit: Callable[[Clock], None],
+        commit: Callable[[Clock, Mapping[str, float]], None],
         notices: Callable[[], Notice] = Notice,
         guard: Guard | None = None,
         watchdog: Watchdog | Unwatched | None = None,
@@ -82,16 +82,17 @@ class Loop:
         self._report("progress", images=self.clock.images)
         if self._due(before, job.log_every_images):
             self._log()
+        scores: Mapping[str, float] = {}
         if self._due(before, job.sample_every_images) and job.sample_every_images:
             self._watchdog.enter("samples")
-            self._sample()
+            scores = self._sample()
         notice = self._notices()
         if notice.save:
             self._report("notice", images=self.clock.images, why=notice.why)
         if notice.stop or notice.save or self._due(before, job.checkpoint_every_images):
             self._watchdog.enter("checkpoint")
             self._must_be_finite()
-            self._commit(self.clock)
+            self._commit(self.clock, scores)
         return not notice.stop
 
     def _due(self, before_images: int, every_images: int) -> bool:
@@ -212,8 +213,10 @@ class Loop:
         metrics = {f"data/{name}": value for name, value in zip(names, sums, strict=True)}
         return {**metrics, "data/bad_samples": float(self._ledger.check(self.clock))}
 
-    def _sample(self) -> None:
+    def _sample(self) -> Mapping[str, float]:
+        """A grid; the held-out scores."""
         weights = state.model_weights(self.engines, self.averages)
         scores = self.studio.show(weights, self.clock)
         if scores:
             self._report("metrics", images=self.clock.images, step=self.clock.step, metrics=scores)
+        return scores

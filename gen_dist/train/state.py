@@ -3,12 +3,13 @@
 What a checkpoint holds beside the fragments of the engines (`fragments.py`):
   recipe/NAME   state of the recipe that no network holds
   facts         resolved job, steps of each group, checksums of the data and of frozen networks, versions, and of the
-                stream: how samples are shuffled and what was used of them
+                stream: how samples are shuffled and what was used of them; held-out scores of these weights
 Random numbers are drawn from counters, so there is no generator to keep.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,13 @@ def pieces(engines: Engines, averages: Averages, recipe: Recipe, *, team: Team) 
 
 
 def facts(
-    *, job: JobSpec, engines: Engines, frozen: Mapping[str, str], data_digest: str, stream: Mapping[str, Any]
+    *,
+    job: JobSpec,
+    engines: Engines,
+    frozen: Mapping[str, str],
+    data_digest: str,
+    stream: Mapping[str, Any],
+    scores: Mapping[str, float],
 ) -> dict[str, Any]:
     """What else the checkpoint keeps, as JSON can hold it. `frozen`: as `frozen_digests` gives it."""
     return {
@@ -62,6 +69,7 @@ def facts(
         "data_digest": data_digest,
         "versions": versions(),
         "stream": dict(stream),
+        "scores": {name: value for name, value in scores.items() if math.isfinite(value)},  # JSON has no other
     }
 
 

@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from gen_dist import cli
 from gen_dist.registry.cursor import Cursor
 from gen_dist.registry.errors import RegistryError
-from gen_dist.registry.evaluated import record_evaluated
+from gen_dist.registry.evaluated import measured_at, record_evaluated
+from gen_dist.registry.lineage import short_lineage_of
 from gen_dist.registry.origin import Origin
 from gen_dist.registry.promote import delete, promote
 from gen_dist.registry.registered import Registered
@@ -153,7 +154,9 @@ def test_each_evaluated_checkpoint_is_one_model_of_the_record(home: Path) -> Non
     again = trained.publish(last).version
     known = {"experiment": trained.experiment, "run_id": trained.run_id, "job": trained.job}
     for source in sources:  # as a tracker would do, at each checkpoint
-        record_evaluated(trained.client, Origin(source), **known, heldout_digest=HELDOUT_DIGEST)
+        points = measured_at(trained.client, trained.run_id, source.facts.images)
+        tags = short_lineage_of(Origin(source), heldout_digest=HELDOUT_DIGEST)
+        record_evaluated(trained.client, points, **known, tags=tags)
     models = [
         model
         for model in trained.client.search_logged_models([trained.experiment])

@@ -76,7 +76,7 @@ def train(case: Case) -> dict[str, Any]:
         feed=Feed(data, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=device),
         studio=Studio(**parts, frozen={}, train=data, heldout=data, folder=Path(tempfile.mkdtemp())),
         clock=clock,
-        commit=commit or (lambda now: None),
+        commit=commit or (lambda now, scores: None),
     ).run()
     if commit is not None:
         commit.finish()

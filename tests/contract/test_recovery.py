@@ -127,7 +127,7 @@ def superseded(folder: Path) -> list[str]:
     came_to = []
     for number in range(1, 5):
         try:
-            commit(Clock(images=64 * number, step=number))
+            commit(Clock(images=64 * number, step=number), {})
             if number < 3:
                 commit.finish()
             came_to.append("committed")
