@@ -36,7 +36,7 @@ class Home:
                 f"{name}: its models and their ledger are in {self.url}, and there is no such folder here; do this"
                 " where it is, or keep models in s3:// (registry.store of the job)"
             )
-        return open_store(self.url, self.s3)
+        return open_store(self.url, self.s3, keys=("registry.store", "registry.s3"))
 
     @property
     def is_folder(self) -> bool:

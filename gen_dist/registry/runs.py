@@ -22,7 +22,7 @@ def checkpoint_store(job: JobSpec) -> Store:
     url = arithmetic.checkpoints_url(job)
     if "://" not in url:
         Path(url).mkdir(parents=True, exist_ok=True)
-    return open_store(url, job.run.s3)
+    return open_store(url, job.run.s3, keys=("run.checkpoints", "run.s3"))
 
 
 def retention(run: RunSpec) -> Keep:

@@ -9,12 +9,12 @@ from typing import Any, BinaryIO, cast
 
 from gen_dist.store.base import ObjectInfo, StoreError, checked_name, literal_head, open_ranged, sorted_matches
 from gen_dist.store.s3_connection import S3Connection
-from gen_dist.store.s3_faults import Retries
+from gen_dist.store.s3_faults import Keys, Retries
 from gen_dist.store.s3_read import BODY_PIECE_BYTES, ObjectStream, Reception, version_of
 from gen_dist.store.s3_write import enforces_conditions, put, put_file, put_stream
 from gen_dist.store.stats import StoreStats
 
-__all__ = ["Retries", "S3Store"]
+__all__ = ["Keys", "Retries", "S3Store"]
 
 
 class S3Store:
@@ -29,6 +29,7 @@ class S3Store:
         region: str = "",
         addressing: str = "auto",
         retries: Retries = Retries(),
+        keys: Keys = Keys(),
     ) -> None:
         if not bucket:
             raise StoreError("s3://: no bucket; write s3://bucket/prefix")
@@ -39,6 +40,7 @@ class S3Store:
             region=region,
             addressing=addressing,
             retries=retries,
+            keys=keys,
         )
 
     @property

@@ -23,7 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from gen_dist.store.base import MissingError, StoreError
-from gen_dist.store.s3_faults import FAULTS, Retries, explain, is_missing, is_passing, refused
+from gen_dist.store.s3_faults import FAULTS, Keys, Retries, explain, is_missing, is_passing, refused
 from gen_dist.store.stats import StoreStats
 
 NUM_CONNECTIONS = 16
@@ -38,9 +38,9 @@ class S3Connection:
     """A boto3 client made on first use in each process; its copies in other processes make their own."""
 
     def __init__(
-        self, *, bucket: str, prefix: str, endpoint_url: str, region: str, addressing: str, retries: Retries
+        self, *, bucket: str, prefix: str, endpoint_url: str, region: str, addressing: str, retries: Retries, keys: Keys
     ) -> None:
-        self.bucket, self.prefix = bucket, prefix
+        self.bucket, self.prefix, self.keys = bucket, prefix, keys
         self.endpoint_url, self.region, self.addressing, self.retries = endpoint_url, region, addressing, retries
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self.__setstate__({})
@@ -101,7 +101,7 @@ class S3Connection:
             try:
                 return step()
             except FAULTS as error:
-                reason, remedy = explain(error, endpoint_url=self.endpoint_url)
+                reason, remedy = explain(error, endpoint_url=self.endpoint_url, keys=self.keys)
                 if progress() > seen:
                     seen, attempt = progress(), 1
                 if (remedy and not is_passing(error)) or attempt >= self.retries.num_attempts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from urllib3.exceptions import HTTPError
@@ -14,23 +14,30 @@ from gen_dist.store.base import CHANGED
 
 READ_RIGHTS = "allow s3:ListBucket and s3:GetObject (to write also s3:PutObject) for these credentials"
 REMEDIES = {
-    "NoSuchBucket": "create the bucket, or correct data.url",
+    "NoSuchBucket": "create the bucket, or correct {url}",
     "NoSuchKey": "the object is gone; restart the run to list the shards again",
     "NoSuchUpload": "something ended the upload; run the command again",
-    "404": "correct data.url, or restart the run to list the shards again",
+    "404": "correct {url}, or restart the run to list the shards again",
     "AccessDenied": READ_RIGHTS,
     "AllAccessDisabled": READ_RIGHTS,
     "403": READ_RIGHTS,
     "InvalidAccessKeyId": "correct AWS_ACCESS_KEY_ID or the profile in use",
     "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY or the profile in use",
     "ExpiredToken": "renew the session token",
-    "AuthorizationHeaderMalformed": "set data.s3.region to the region of the bucket",
-    "PermanentRedirect": "set data.s3.region and data.s3.endpoint_url to those of the bucket",
+    "AuthorizationHeaderMalformed": "set {s3}.region to the region of the bucket",
+    "PermanentRedirect": "set {s3}.region and {s3}.endpoint_url to those of the bucket",
     "PreconditionFailed": CHANGED,
     "412": CHANGED,
     "InvalidRange": "the object is shorter than when it was indexed; restart the run, and keep shards unchanged",
 }
 NO_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role on every worker"
+
+
+class Keys(NamedTuple):
+    """Keys of a job that say where a store is and how to reach it; errors name them."""
+
+    url: str = "data.url"
+    s3: str = "data.s3"
 
 
 class BrokenBodyError(Exception):
@@ -90,14 +97,14 @@ def is_passing(error: Exception) -> bool:
     return not isinstance(error, ChangedError)
 
 
-def explain(error: Exception, *, endpoint_url: str) -> tuple[str, str]:
+def explain(error: Exception, *, endpoint_url: str, keys: Keys = Keys()) -> tuple[str, str]:
     """What happened, on one line, and what to do about it ("" where only waiting helps)."""
     if isinstance(error, ClientError):
         answer = error.response.get("Error", {})
         code = str(answer.get("Code", "unknown"))
         text = " ".join(str(answer.get("Message", "")).split()).rstrip(".")
-        passing = "" if is_passing(error) else "check data.url and data.s3"
-        return f"{code}: {text}" if text else code, REMEDIES.get(code, passing)
+        passing = "" if is_passing(error) else "check {url} and {s3}"
+        return f"{code}: {text}" if text else code, REMEDIES.get(code, passing).format_map(keys._asdict())
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ChangedError):
         return reason, CHANGED
@@ -105,5 +112,5 @@ def explain(error: Exception, *, endpoint_url: str) -> tuple[str, str]:
         return reason, NO_CREDENTIALS
     if is_passing(error):
         endpoint = endpoint_url or "the AWS endpoint"
-        return reason, f"check that {endpoint} can be reached from every worker (data.s3.endpoint_url)"
-    return reason, "check data.url and data.s3"
+        return reason, f"check that {endpoint} can be reached from every worker ({keys.s3}.endpoint_url)"
+    return reason, f"check {keys.url} and {keys.s3}"

@@ -15,7 +15,8 @@ import webdataset
 
 from gen_dist.store import StoreError
 from gen_dist.store import gopen as safe_gopen
-from gen_dist.store.s3 import Retries, S3Store
+from gen_dist.store.s3 import Keys, Retries, S3Store
+from gen_dist.store.s3_faults import explain, refused
 from tests.support.fault_proxy import FaultProxy, Plan, run_fault_proxy
 from tests.support.gateway import Gateway, run_gateway
 
@@ -76,12 +77,20 @@ def test_an_error_of_a_read_holds_no_signature(proxy: FaultProxy, store: S3Store
     with pytest.raises(StoreError) as broken:
         store.read("x", version=info.version)
     unreachable = S3Store(bucket="b", endpoint_url="http://127.0.0.1:9", addressing="path", retries=Retries(1))
-    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9") as refused:
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9") as unreached:
         unreachable.read("x")
-    for caught in (broken, refused):
+    for caught in (broken, unreached):
         text = "".join(traceback.format_exception(caught.value))
         assert "Signature=" not in text
         assert "X-Amz" not in text
+
+
+def test_an_error_names_the_keys_that_say_where_the_store_is() -> None:
+    keys = Keys("run.checkpoints", "run.s3")
+    assert explain(ConnectionError("gone"), endpoint_url="", keys=keys)[1].endswith("(run.s3.endpoint_url)")
+    assert explain(refused(404, b"<Code>NoSuchBucket</Code>"), endpoint_url="", keys=keys)[1].endswith(
+        "run.checkpoints"
+    )
 
 
 def test_a_stream_is_one_request_and_goes_on_where_it_broke(proxy: FaultProxy, store: S3Store) -> None:
