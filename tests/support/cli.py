@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,13 +44,14 @@ class Running:
     """A run that is under way, started in a session of its own so that a signal reaches it alone."""
 
     def __init__(self, *words: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+        # a pipe that nobody reads would stop it once it is full
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [str(PROGRAM), *words],
             cwd=cwd,
             env={**os.environ, **(env or {})},
-            stdout=subprocess.PIPE,
+            stdout=self._output,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
 
@@ -71,11 +73,12 @@ class Running:
     def end(self) -> tuple[int, str]:
         """Exit code and output, once it has ended; a run that does not end is ended."""
         try:
-            output, _ = self.process.communicate(timeout=LONGEST_RUN_S)
+            self.process.wait(LONGEST_RUN_S)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGKILL)
-            output, _ = self.process.communicate()
-        return self.process.returncode, output
+            self.process.wait()
+        self._output.seek(0)
+        return self.process.returncode, self._output.read()
 
     def workers(self) -> list[int]:
         """Process ids of its Ray Train workers."""

@@ -21,29 +21,39 @@ START_S = 200.0
 @contextmanager
 def run_mlflow(folder: Path) -> Iterator[str]:
     """Start a server that keeps everything below `folder`; its address. It is ended afterwards."""
-    folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    call = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    call += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/store"]
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # several processes that nothing here needs
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(call, cwd=folder, env=env, stdout=log, stderr=log)
+    process = serve(folder, port)
     try:
         deadline_s = time.monotonic() + START_S
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "server.log").read_text()
-                assert time.monotonic() < deadline_s
-                time.sleep(0.3)
+        while not answers(port):
+            assert process.poll() is None, (folder / "server.log").read_text()
+            assert time.monotonic() < deadline_s
+            time.sleep(0.3)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(30)
+
+
+def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start a server, which does not answer at once. What an earlier one kept in `folder` is there again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    call = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    call += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/store"]
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # several processes that nothing here needs
+    with (folder / "server.log").open("ab") as log:
+        return subprocess.Popen(call, cwd=folder, env=env, stdout=log, stderr=log)
+
+
+def answers(port: int) -> bool:
+    """Whether a server is there."""
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read()
+    except OSError:
+        return False
+    return True
 
 
 def runs_of(client: MlflowClient, name: str, *, experiment: str = "gen-dist") -> dict[str, Run]:
