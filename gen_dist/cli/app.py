@@ -185,7 +185,9 @@ def evaluate(
 
 @app.command()
 def track(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run folder, or s3://bucket/prefix/NAME of its checkpoints.")
+    ],
     tracking_uri: Annotated[str, typer.Option(help="MLflow address; by default that of the run's job.")] = "",
     as_json: Json = False,
 ) -> None:

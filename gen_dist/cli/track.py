@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ LINE_EVERY_S = 5.0
 
 
 def run(run: str, *, tracking_uri: str, as_json: bool) -> dict[str, Any]:
-    """Send all that the server lacks. Raises: RegistryError."""
-    folder = Path(run)
-    if not segments(folder / WAL):
-        inside = "there is no such folder" if not folder.is_dir() else f"it has no log ({WAL}/*.jsonl)"
-        raise RegistryError(f"{run}: {inside}; name the folder of a run, such as runs/quickstart")
-    uri = tracking_uri or address(folder)
-    with only_sender(folder, wait_s=0.0):
+    """Send all that the server lacks. Raises: RegistryError, StoreError."""
+    with ExitStack() as stack:
+        folder = _fetched(run, stack) if "://" in run else Path(run)
+        if not segments(folder / WAL):
+            inside = "there is no such folder" if not folder.is_dir() else f"it has no log ({WAL}/*.jsonl)"
+            raise RegistryError(f"{run}: {inside}; name the folder of a run, such as runs/quickstart")
+        if "://" in run and not tracking_uri:
+            raise RegistryError(f"{run}: a log without its job; name MLflow's address with --tracking-uri")
+        uri = tracking_uri or address(folder)
+        stack.enter_context(only_sender(folder, wait_s=0.0))
         flusher = Flusher(folder, uri)
         num_rows = flusher.lag_rows()
         _send(flusher, folder, quiet=as_json)
@@ -33,6 +38,16 @@ def run(run: str, *, tracking_uri: str, as_json: bool) -> dict[str, Any]:
     if not as_json:
         print(f"{num_rows:,} rows sent; run {flusher.run_id} at {facts['tracking_uri']}")
     return facts
+
+
+def _fetched(run: str, stack: ExitStack) -> Path:
+    """A folder with the copy of the log that lies beside the checkpoints of a run."""
+    from gen_dist.registry.wal_copies import download_wal
+    from gen_dist.store import open_store
+
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gen-dist-")))
+    download_wal(folder, open_store(run.rstrip("/")))
+    return folder
 
 
 def address(folder: Path) -> str:

@@ -20,6 +20,8 @@ from gen_dist.job.spec import JobSpec
 from gen_dist.registry.flusher import Flusher
 from gen_dist.registry.tracker import EXIT_S, LAST_S, Tracker
 from gen_dist.registry.wal import WAL
+from gen_dist.registry.wal_copies import upload_wal
+from gen_dist.store.local import LocalStore
 from gen_dist.train.report import Reporter
 from tests.support import cli
 from tests.support.mlflow_server import curve_of, run_mlflow, runs_of
@@ -326,6 +328,12 @@ def test_track_by_hand_completes_a_run_and_says_what_is_wrong(
     assert done["mlflow_run"] == found.info.run_id
     assert curve_of(client, found, KEY) == run.curve
     assert found.info.status == "KILLED"  # no driver said how it ended
+    upload_wal(run.folder, LocalStore(tmp_path / "checkpoints" / "byhand"))
+    copy = f"file://{tmp_path}/checkpoints/byhand"  # as of a bucket, where the folder is gone
+    assert "--tracking-uri" in cli.run("track", copy, cwd=tmp_path).stderr
+    again = cli.report("track", copy, "--tracking-uri", server, cwd=tmp_path)
+    assert again["mlflow_run"] == done["mlflow_run"]
+    assert curve_of(client, found, KEY) == run.curve
     none = cli.run("track", "nothing", cwd=tmp_path)
     assert (none.returncode, len(none.stderr.splitlines())) == (2, 1)
     assert "no such folder" in none.stderr
