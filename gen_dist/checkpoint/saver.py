@@ -90,10 +90,6 @@ class Saver:
         self.committed = parent
         """The newest checkpoint of this run that is committed; on the leader."""
 
-    def reserve(self, pieces: Sequence[Piece]) -> None:
-        """Makes room for such pieces before training begins, so that the first save is as quick as the others."""
-        self._snapshot.reserve(pieces)
-
     def save(self, images: int, step: int, pieces: Sequence[Piece], facts: Mapping[str, Any]) -> None:
         """Begins a checkpoint of the state as it is now; `facts` are those of the leader, JSON alone.
 

@@ -39,8 +39,8 @@ class Snapshot:
         self._buffers: list[Tensor] = []
         self._views: list[tuple[Tensor, int, int, int]] = []  # where to, piece, first element, number of elements
 
-    def reserve(self, pieces: Sequence[Piece]) -> None:
-        """Makes room before training begins, so that the first save is as quick as the others."""
+    def _reserve(self, pieces: Sequence[Piece]) -> None:
+        """Makes room, unless what was taken before has the same shapes."""
         specs = tuple(piece.spec for piece in pieces)
         if self._layout is not None and self._layout.specs == specs:
             return
@@ -68,7 +68,7 @@ class Snapshot:
 
         Raises: MemoryError where there is no room for them.
         """
-        self.reserve(pieces)
+        self._reserve(pieces)
         with torch.no_grad():
             flat = [piece.values.detach().reshape(-1) for piece in pieces]
             for view, piece, first, numel in self._views:
