@@ -22,6 +22,8 @@ SHORTER = [
     "train.warmup_images=0",
     "model.autoencoder_images=96",
     "train.sample_every_images=0",
+    "model.denoiser_channels=[32, 64]",
+    "model.sample_steps=4",
 ]
 
 
