@@ -31,6 +31,7 @@ from gen_dist.train.report import Event
 from gen_dist.train.worker import Assignment, train_worker
 
 POLL_S = 0.2
+AGAIN = "run the same command again to go on from the newest checkpoint"
 NO_LIMIT = -1  # of Ray's own counters of failures: the hub decides (gen_dist.train.deaths), and so does Capacity
 
 
@@ -58,8 +59,13 @@ def launch(
             silent_after_s=job.run.hang_after_s,
         )
         assignment = Assignment(job=resolve(job), run_folder=folder, train=train, heldout=heldout, hub=hub)
-        signalled = _fit(job, assignment, watch)
-        error = ray.get(hub.failure.remote())
+        try:
+            signalled = _fit(job, assignment, watch)
+            error = ray.get(hub.failure.remote())
+        except ray.exceptions.RayError as gone:
+            raise TrainingFailedError(
+                f"{job.name}: the process that watches the workers is gone: {_last_line(gone)}; {AGAIN}"
+            ) from gone
     if error is not None:
         raise error
     return signalled
@@ -158,8 +164,7 @@ def _fit(job: JobSpec, assignment: Assignment, watch: Callable[[Event], None]) -
         log = assignment.run_folder / "error.log"
         log.write_text(f"{failure[0]}\n")
         raise TrainingFailedError(
-            f"{job.name}: Ray Train gave up: {_last_line(failure[0])}; the whole traceback is in {log}; mend the cause"
-            " and run the same command again to go on from the newest checkpoint"
+            f"{job.name}: Ray Train gave up: {_last_line(failure[0])}; the whole traceback is in {log}; {AGAIN}"
         )
     return signals[0] if signals else None
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gen_dist.train import ray_settings
 from tests.support import cli
-from tests.support.ray_cluster import StandingCluster
+from tests.support.ray_cluster import StandingCluster, descendants
 from tests.support.run_faults import events, learned, settings, wait_for
 
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
@@ -55,6 +57,42 @@ def test_a_run_waits_for_room_when_a_machine_is_gone_and_says_so_and_goes_on_or_
         (line,) = done.stderr.splitlines()
         for part in ("no room for the workers", "4 x 1 CPU asked", "2 CPU", "lower cluster.num_workers"):
             assert part in line
+
+
+def test_a_machine_whose_raylet_alone_dies_leaves_no_worker_that_writes(tmp_path: Path) -> None:
+    """T6: Ray gives the machine up, though its processes may live on."""
+    with StandingCluster(tmp_path / "cluster", num_cpus=1, env=ray_settings.NODES) as cluster:
+        machines = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        keys = {
+            "cluster__address": cluster.address,
+            "tracking__uri": "http://127.0.0.1:1",
+            "train__total_images": 1_000_000,
+            "run__max_failures": 0,
+        }
+        running = cli.Running("train", DCGAN, *settings(**keys), cwd=tmp_path, env=cluster.environment)
+        log = tmp_path / RUN / "wal"
+        running.wait_for_images(log, 320)
+        # two workers, and the head has room for one
+        below = next(found for found in map(processes, machines) if workers_of(found))
+        workers = workers_of(below)
+        next(process for process in below if process.name() == "raylet").kill()
+        wait_for(lambda: len(events(log, "start")) == 2, "second start", running=running)
+        wait_for(lambda: learned(log, group=2, images=320), "steps of the second group", running=running)
+        assert not [process for process in workers if process.is_running()]
+        (death,) = events(log, "death")
+        assert death["node_lost"]
+        running.signal(signal.SIGTERM)
+        code, output = running.end()
+        assert code == 128 + signal.SIGTERM, output
+
+
+def processes(machine: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """All that run on a machine of the cluster."""
+    return [psutil.Process(pid) for pid in descendants(machine.pid)]
+
+
+def workers_of(found: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in found if "RayTrainWorker" in "".join(process.cmdline())]
 
 
 def test_a_run_grows_with_its_cluster_from_a_checkpoint_of_the_moment_and_shrinks_with_it(tmp_path: Path) -> None:

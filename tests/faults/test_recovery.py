@@ -146,6 +146,28 @@ def test_a_notice_has_a_checkpoint_written_and_a_killed_driver_takes_all_with_it
     assert sum(seconds.values()) == pytest.approx(whole, rel=0.05), "every second has a cause"
 
 
+@pytest.mark.parametrize("actor", ["TrainController", "Hub"])
+def test_a_killed_process_of_rays_ends_the_run_with_a_line_and_the_same_command_goes_on(
+    tmp_path: Path, actor: str
+) -> None:
+    """T8: kill -9 of the controller of Ray Train, and of the process that hears the workers."""
+    running = cli.Running("train", DCGAN, *settings(**LONG), cwd=tmp_path)
+    log = tmp_path / RUN / "wal"
+    wait_for(lambda: events(log, "checkpoint"), "checkpoint", running=running)
+    below = ours(running.process.pid)
+    (process,) = [process for process in below if f"ray::{actor}" in "".join(process.cmdline())]
+    process.kill()
+    code, output = running.end()
+    assert code == 2, output
+    assert "run the same command again to go on from the newest checkpoint" in output
+    assert "Traceback" not in output
+    psutil.wait_procs(below, timeout=60)
+    kept = max(event["images"] for event in events(log, "checkpoint"))
+    end = {"train__total_images": kept + 320}
+    assert cli.report("train", DCGAN, *settings(**{**LONG, **end}), cwd=tmp_path)["finished"]
+    assert starts(log) == [0, kept]
+
+
 def test_a_crash_loop_goes_back_a_checkpoint_and_then_stops_and_says_why(tmp_path: Path) -> None:
     env = with_faults(tmp_path / "faults", {"kind": "kill", "images": 560, "rank": 1, "times": 9})
     done = cli.run("train", DCGAN, *settings(run__max_failures=9, **LONG), cwd=tmp_path, env=env)
