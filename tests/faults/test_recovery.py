@@ -12,8 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from tests.support import cli
+from tests.support.mlflow_server import runs_of
 from tests.support.run_faults import events, learned, settings, wait_for, with_faults
 
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
@@ -166,6 +168,18 @@ def test_a_killed_process_of_rays_ends_the_run_with_a_line_and_the_same_command_
     end = {"train__total_images": kept + 320}
     assert cli.report("train", DCGAN, *settings(**{**LONG, **end}), cwd=tmp_path)["finished"]
     assert starts(log) == [0, kept]
+
+
+def test_a_run_that_starts_over_has_another_curve_and_keeps_the_first(tmp_path: Path) -> None:
+    first = cli.report("train", DCGAN, cwd=tmp_path)
+    again = cli.report("train", DCGAN, "--fresh", cwd=tmp_path)
+    assert first["finished"]
+    assert again["finished"]
+    assert starts(tmp_path / RUN / "wal") == [0, 0]
+    assert again["checkpoint"] != first["checkpoint"]
+    runs = runs_of(MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db"), "smoke-dcgan")
+    assert runs.keys() >= {"history-1", "history-2"}
+    assert again["model"] != first["model"], "another version"
 
 
 def test_a_crash_loop_goes_back_a_checkpoint_and_then_stops_and_says_why(tmp_path: Path) -> None:
