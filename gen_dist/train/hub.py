@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gen_dist.checkpoint import CheckpointError
+from gen_dist.job.errors import GenDistError
 from gen_dist.train.attempts import Attempts, Ended, Worker
 from gen_dist.train.pulses import Hang, Pulse, hang
 from gen_dist.train.report import Event
@@ -51,7 +51,7 @@ class News:
     failure: BaseException | None
 
 
-class SupersededError(CheckpointError):
+class SupersededError(GenDistError):
     """Another worker group has taken over: this one must end."""
 
     def __init__(self, message: str, *, attempt: int = 0) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from gen_dist.data.sequential import Unindexed
 from gen_dist.data.source import Data
@@ -91,9 +92,7 @@ def ray_for(job: JobSpec) -> Iterator[None]:
     else:
         most = arithmetic.world_sizes(job)[-1]
         cpus = max(1, round(most * job.cluster.cpus_per_worker + 0.499))
-        # Ray Train asks the dashboard whether its controller lives; without one here it would look for it for 20 s at
-        # the end of each run. Nobody listens at port 9, and "no answer" is an answer
-        os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more; nobody takes a laptop away
         # "local" says that a cluster which happens to stand on this machine is not meant
         try:
             ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
@@ -110,12 +109,24 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         ray.shutdown()
 
 
+class LocalTrainer(TorchTrainer):
+    """On a local Ray, which ends with its driver: nobody needs to tidy up after a controller that died.
+
+    The process that would asks a dashboard whether the controller lives, and looks for one for 20 s at the end.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        found = super()._create_default_callbacks()
+        return [callback for callback in found if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
 def _trainer(job: JobSpec, assignment: Assignment) -> TorchTrainer:
+    kind = TorchTrainer if job.cluster.address else LocalTrainer
     workers = job.cluster.num_workers
     resources = {"CPU": job.cluster.cpus_per_worker}
     if job.cluster.use_gpu:
         resources["GPU"] = 1
-    return TorchTrainer(
+    return kind(
         train_worker,
         train_loop_config={"assignment": assignment},
         torch_config=TorchConfig(backend="nccl" if job.cluster.use_gpu else "gloo"),

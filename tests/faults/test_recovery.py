@@ -111,7 +111,7 @@ def test_a_notice_has_a_checkpoint_written_and_a_killed_driver_takes_all_with_it
     shared = set(os.listdir("/dev/shm"))
     # no checkpoint comes by itself within the time of the test
     every = {"train__checkpoint_every_images": 800_000, "train__sample_every_images": 0}
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
     running = cli.Running("train", DCGAN, *settings(**LONG, **every), cwd=tmp_path, env=token)
     log = tmp_path / RUN / "wal"
     running.wait_for_images(log, 160)
