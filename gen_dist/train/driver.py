@@ -71,13 +71,13 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
     job = _placed(job)
     folder = Path(arithmetic.run_folder(job))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESOLVED).write_text(json.dumps(without_secrets(resolve(job)), indent=2) + "\n")
     data, heldout = _data(job, watch)
     store = checkpoint_store(job)
     if fresh:
         note_base(store, begin_attempt(store), None)
     elif (found := newest(store)) is not None:
         check_fits(found, job=job, frozen={}, data_digest=data.digest)
+    (folder / RESOLVED).write_text(json.dumps(without_secrets(resolve(job)), indent=2) + "\n")
     copies = WalCopies(folder, store if job.run.checkpoints else None)
     copies.fetch()
     digests = {"data_digest": data.digest, "heldout_digest": heldout.digest if heldout else ""}
