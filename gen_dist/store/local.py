@@ -155,17 +155,16 @@ class LocalStore:
         target = self._writable(name)
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PART}")
         try:
-            _make_folder(target.parent)
             _remove_stale(target)
             try:
                 for left in reversed(range(NUM_FOLDER_TRIES)):
                     try:
+                        _make_folder(target.parent)
                         fill(part)
                         break
-                    except FileNotFoundError:  # the folder was empty, and removed with its last object (see `delete`)
+                    except FileNotFoundError:  # a folder was empty, and removed with its last object (see `delete`)
                         if not left:
                             raise
-                        _make_folder(target.parent)
                 _sync(part)
                 with _locked(target.parent, needed=bool(if_version)):
                     self._check(name, target, if_version)

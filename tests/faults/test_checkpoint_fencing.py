@@ -98,7 +98,7 @@ def test_of_eight_racers_for_one_manifest_one_commits(new_store: Callable[[str],
         # all of them believe that they lead; each would write another step
         racer = Commit(store, Name(64, 1), save=1, step=number, world_size=2, parent=None, facts={})
         try:
-            return racer.run(lambda stage: None, deadline_s=0)
+            return racer.run(lambda stage: None, deadline_s=0)[0]
         except (MissedError, StoreError) as error:
             return error
 
