@@ -155,7 +155,8 @@ class LocalStore:
         target = self._writable(name)
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PART}")
         try:
-            _remove_stale(target)
+            with contextlib.suppress(FileNotFoundError):  # no folder yet, or no longer
+                _remove_stale(target)
             try:
                 for left in reversed(range(NUM_FOLDER_TRIES)):
                     try:
@@ -242,7 +243,9 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
     except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file and no folder") from None
+        if folder.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file and no folder") from None
+        raise FileNotFoundError(errno.ENOENT, f"{folder} was made and removed by another") from None
     _sync(folder.parent)
 
 
