@@ -150,6 +150,7 @@ def judge(soak: Soak, done: Mapping[str, Any]) -> dict[str, Any]:
     wanted = set(range(LOG_IMAGES, done["images"] + 1, LOG_IMAGES))
     seconds: dict[str, float] = done["goodput_s"]
     deaths = events(soak.log, "death")
+    audit = cli.report("data", "audit", f"runs/{NAME}", cwd=soak.folder, env=soak.environment)
     return {
         "minutes": round(sum(seconds.values()) / 60, 1),
         "images": done["images"],
@@ -162,7 +163,7 @@ def judge(soak: Soak, done: Mapping[str, Any]) -> dict[str, Any]:
         "metric points": len(wanted),
         "lost metric points": len(wanted - seen.keys()),
         "doubled metric points": sum(count - 1 for count in seen.values()),
-        "every sample once an epoch": cli.report("data", "audit", f"runs/{NAME}", cwd=soak.folder)["holds"],
+        "every sample once an epoch": audit["holds"],
         "goodput": round(seconds["training"] / sum(seconds.values()), 3),
         "seconds by cause": {cause: round(value, 1) for cause, value in seconds.items()},
     }
