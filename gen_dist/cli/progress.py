@@ -10,6 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gen_dist.train.report import Event
 
+WIDEST_BAR, NARROWEST_BAR, TIME_LETTERS = 40, 10, 7
+FEWEST_LOSS_LETTERS = 8
 LINES_A_RUN = 16  # where there is no terminal: a run fits a screen however long it is
 
 
@@ -19,13 +21,14 @@ class View:
     def __init__(self, console: Console, *, total_images: int) -> None:
         self._console = console
         self._total = total_images
+        self._bar_letters = max(NARROWEST_BAR, min(WIDEST_BAR, console.width - 100))
         self._bar = Progress(
             TextColumn("{task.fields[phase]}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} images"),
+            BarColumn(self._bar_letters),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[loss]}"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -74,10 +77,18 @@ class View:
         phase = next(iter(losses)).split("/")[0]
         loss = "  ".join(f"{name.split('/', 1)[-1]} {value:.4g}" for name, value in losses.items())
         speed = f"{metrics['speed/images_per_s']:,.0f} images/s"
-        self._bar.update(self._task, completed=event["images"], phase=phase, speed=speed, loss=loss)
+        fitting = self._fitting(loss, beside=f"{phase} {self._total:,}/{self._total:,} {speed}")
+        self._bar.update(self._task, completed=event["images"], phase=phase, speed=speed, loss=fitting)
         if not self._console.is_terminal and event["images"] >= self._line_images:
             self._line_images = event["images"] + self._total // LINES_A_RUN
             self.note(f"{event['images']:>10,}/{self._total:,} images  {speed}  {phase}: {loss}")
+
+    def _fitting(self, loss: str, *, beside: str) -> str:
+        """As much of the losses as there is room for: on a narrow terminal they would push the rest away."""
+        room = self._console.width - len(beside) - self._bar_letters - TIME_LETTERS - len("   ")
+        if len(loss) <= room:
+            return loss
+        return loss[: room - 1] + "…" if room >= FEWEST_LOSS_LETTERS else ""
 
     def _on_stopping(self, event: Event) -> None:
         self.note(f"{event['signal']}: saving a checkpoint, then ending; once more ends at once")
