@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -80,6 +81,21 @@ def test_mlflow_holds_parameters_curves_grids_and_lineage(
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss/denoiser/velocity")]
     assert steps == sorted(set(steps)), "a step twice in the curve"
     assert run.data.tags["attempts"] == "1"
+
+
+def test_each_checkpoint_with_scores_holds_them_and_is_a_model_of_the_record(
+    home: Path, finished: dict[str, Any], client: mlflow.MlflowClient
+) -> None:
+    run = client.get_run(finished["mlflow_run"])
+    models = {model.tags["images"]: model for model in client.search_logged_models([run.info.experiment_id])}
+    assert models.keys() == {"160", "320"}
+    manifest = (home / finished["checkpoint"] / "MANIFEST.json").read_bytes()
+    assert models["320"].tags["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
+    measured = {point.key: point.value for point in models["320"].metrics}
+    scores = json.loads(manifest)["facts"]["scores"]
+    assert scores
+    assert scores == {name: value for name, value in measured.items() if name.startswith("heldout/")}
+    assert {point.dataset_digest for point in models["320"].metrics if point.key in scores} != {""}
 
 
 def test_no_pickle_lies_in_a_run(home: Path, finished: dict[str, Any]) -> None:
