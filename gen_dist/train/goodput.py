@@ -58,7 +58,8 @@ class Goodput:
             self._attempt.spent = dict(event["spent"])
         if event.get("kind") in ("checkpoint", "end"):
             self._commit(int(event["images"]))
-        self._last_s = float(event.get("at_s", self._last_s or 0.0))
+        if event.get("kind") != "job":  # said before the launch, which time counts from
+            self._last_s = float(event.get("at_s", self._last_s or 0.0))
 
     def by_attempt(self) -> dict[int, Seconds]:
         """Seconds by cause of each worker group; the one under way up to what it said last."""

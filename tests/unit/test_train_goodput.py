@@ -85,6 +85,12 @@ def test_a_driver_that_was_killed_loses_what_its_group_had_not_kept_and_the_time
     assert seconds["restart"] == 0.0
 
 
+def test_time_counts_from_the_first_launch_whatever_a_driver_says_before() -> None:
+    killed = [*RUN[:5], {"kind": "launch", "at_s": 1180.0}, *attempt(2, 12.0, images=100, at_s=1192.0)]
+    said = [{"kind": "job", "at_s": 970.0}, *killed[:5], {"kind": "job", "at_s": 1170.0}, *killed[5:]]
+    assert hear(said).seconds() == hear(killed).seconds()
+
+
 def test_waiting_for_room_is_idle_and_not_restart() -> None:
     waiting = {"kind": "waiting", "for_s": 30.0, "at_s": 1117.0}
     longer = {"kind": "waiting", "for_s": 60.0, "at_s": 1147.0}
