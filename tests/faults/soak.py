@@ -152,7 +152,7 @@ def judge(soak: Soak, done: Mapping[str, Any]) -> dict[str, Any]:
     deaths = events(soak.log, "death")
     audit = cli.report("data", "audit", f"runs/{NAME}", cwd=soak.folder, env=soak.environment)
     return {
-        "minutes": round(sum(seconds.values()) / 60, 1),
+        "minutes of the run": round(sum(seconds.values()) / 60, 1),
         "images": done["images"],
         "faults": dict(Counter(fault["kind"] for fault in soak.faults)),
         "small faults of the store": {kind: soak.proxy.counts[kind] for kind in ROUGH if soak.proxy.counts[kind]},
