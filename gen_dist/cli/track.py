@@ -22,13 +22,13 @@ LINE_EVERY_S = 5.0
 
 def run(run: str, *, tracking_uri: str, as_json: bool) -> dict[str, Any]:
     """Send all that the server lacks. Raises: RegistryError, StoreError."""
+    if "://" in run and not tracking_uri:
+        raise RegistryError(f"{run}: a log without its job; name MLflow's address with --tracking-uri")
     with ExitStack() as stack:
         folder = _fetched(run, stack) if "://" in run else Path(run)
         if not segments(folder / WAL):
             inside = "there is no such folder" if not folder.is_dir() else f"it has no log ({WAL}/*.jsonl)"
             raise RegistryError(f"{run}: {inside}; name the folder of a run, such as runs/quickstart")
-        if "://" in run and not tracking_uri:
-            raise RegistryError(f"{run}: a log without its job; name MLflow's address with --tracking-uri")
         uri = tracking_uri or address(folder)
         stack.enter_context(only_sender(folder, wait_s=0.0))
         flusher = Flusher(folder, uri)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from gen_dist.registry import wal
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).with_name("gen-dist")
+OUTPUT = "output.txt"
 LONGEST_RUN_S = 280.0
 
 
@@ -44,16 +44,16 @@ class Running:
     """A run that is under way, started in a session of its own so that a signal reaches it alone."""
 
     def __init__(self, *words: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
-        # a pipe that nobody reads would stop it once it is full
-        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [str(PROGRAM), *words],
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self._output = cwd / OUTPUT
+        with self._output.open("w") as output:  # a pipe that nobody reads would stop it once it is full
+            self.process = subprocess.Popen(
+                [str(PROGRAM), *words],
+                cwd=cwd,
+                env={**os.environ, **(env or {})},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def wait_for_images(self, events: Path, images: int) -> None:
         """Until its event log shows that many images learned from."""
@@ -77,8 +77,7 @@ class Running:
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
-        self._output.seek(0)
-        return self.process.returncode, self._output.read()
+        return self.process.returncode, self._output.read_text()
 
     def workers(self) -> list[int]:
         """Process ids of its Ray Train workers."""
