@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from gen_dist.train import ray_settings
 from tests.support import cli
-from tests.support.ray_cluster import StandingCluster, descendants
+from tests.support.ray_cluster import StandingCluster, descendants, workers_below
 from tests.support.run_faults import events, learned, settings, wait_for
 
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
@@ -73,9 +72,9 @@ def test_a_machine_whose_raylet_alone_dies_leaves_no_worker_that_writes(tmp_path
         log = tmp_path / RUN / "wal"
         running.wait_for_images(log, 320)
         # two workers, and the head has room for one
-        below = next(found for found in map(processes, machines) if workers_of(found))
-        workers = workers_of(below)
-        next(process for process in below if process.name() == "raylet").kill()
+        other = next(machine for machine in machines if workers_below(machine.pid))
+        workers = [psutil.Process(pid) for pid in workers_below(other.pid)]
+        next(found for found in map(psutil.Process, descendants(other.pid)) if found.name() == "raylet").kill()
         wait_for(lambda: len(events(log, "start")) == 2, "second start", running=running)
         wait_for(lambda: learned(log, group=2, images=320), "steps of the second group", running=running)
         assert not [process for process in workers if process.is_running()]
@@ -84,15 +83,6 @@ def test_a_machine_whose_raylet_alone_dies_leaves_no_worker_that_writes(tmp_path
         running.signal(signal.SIGTERM)
         code, output = running.end()
         assert code == 128 + signal.SIGTERM, output
-
-
-def processes(machine: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """All that run on a machine of the cluster."""
-    return [psutil.Process(pid) for pid in descendants(machine.pid)]
-
-
-def workers_of(found: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in found if "RayTrainWorker" in "".join(process.cmdline())]
 
 
 def test_a_run_grows_with_its_cluster_from_a_checkpoint_of_the_moment_and_shrinks_with_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from gen_dist.train import ray_settings
 from tests.speed.sides import Result
 from tests.support import cli
-from tests.support.ray_cluster import StandingCluster, descendants
+from tests.support.ray_cluster import StandingCluster, workers_below
 from tests.support.run_faults import events, settings
 
 JOB = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
@@ -95,14 +95,9 @@ def _surroundings(
         machines = [cluster.add_node(num_cpus=1) for _ in range(NUM_MACHINES - 1)]
 
         def strike(_: cli.Running) -> None:
-            cluster.kill_node(next(machine for machine in machines if _has_a_worker(machine.pid)))
+            cluster.kill_node(next(machine for machine in machines if workers_below(machine.pid)))
 
         yield strike, cluster.environment, {"cluster__address": cluster.address}
-
-
-def _has_a_worker(pid: int) -> bool:
-    words = (Path(f"/proc/{below}/cmdline").read_bytes() for below in descendants(pid))
-    return any(b"ray::RayTrainWorker" in word for word in words)
 
 
 def _recoveries(strike: Strike, *, env: Mapping[str, str], keys: Mapping[str, object], num_rounds: int) -> list[float]:

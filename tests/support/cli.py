@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gen_dist.registry import wal
+from tests.support.ray_cluster import workers_below
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).with_name("gen-dist")
@@ -81,23 +82,7 @@ class Running:
 
     def workers(self) -> list[int]:
         """Process ids of its Ray Train workers."""
-        found = []
-        for status in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                if b"ray::RayTrainWorker" in status.read_bytes() and self._is_ours(int(status.parent.name)):
-                    found.append(int(status.parent.name))
-            except OSError:
-                continue
-        return sorted(found)
-
-    def _is_ours(self, pid: int) -> bool:
-        """Whether our driver started the process, directly or not."""
-        while pid > 1:
-            if pid == self.process.pid:
-                return True
-            stat = Path(f"/proc/{pid}/stat").read_text()
-            pid = int(stat.rsplit(")", 1)[1].split()[1])
-        return False
+        return sorted(workers_below(self.process.pid))
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -91,3 +91,13 @@ def descendants(pid: int) -> list[int]:
     for child in found:
         found += children.get(child, [])
     return found
+
+
+def workers_below(pid: int) -> list[int]:
+    """Those of them that are workers of Ray Train."""
+    found = []
+    for below in descendants(pid):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if b"ray::RayTrainWorker" in Path(f"/proc/{below}/cmdline").read_bytes():
+                found.append(below)
+    return found
