@@ -34,6 +34,7 @@ from gen_dist.store.stats import StoreStats
 
 PART = ".part"
 STALE_S = 3600.0
+LOCK_PATIENCE_S, LOCK_POLL_S = 30.0, 0.005
 NUM_FOLDER_TRIES = 100  # to write where others remove what has become empty
 REMEDIES = {
     errno.ENOSPC: "make room there",
@@ -180,6 +181,10 @@ class LocalStore:
                 part.unlink(missing_ok=True)
         except FileExistsError as error:
             raise self._refusal(name, "it is there already") from error
+        except BlockingIOError as error:
+            url = f"{self.url}/{name}"
+            what = f"a process that stands still has locked the folder for {LOCK_PATIENCE_S:g} s"
+            raise StoreError(f"{url}: not written, {what}; end that process (lsof +d FOLDER)", url=url) from error
         except OSError as error:
             raise self._error(name, error) from error
         self.stats.add(sent_bytes=info.size_bytes)
@@ -281,14 +286,28 @@ def _made_newer(part: Path, target: Path) -> os.stat_result:
 
 @contextlib.contextmanager
 def _locked(folder: Path, *, needed: bool) -> Iterator[None]:
-    """Keeps other conditional writers of a folder out; released by the kernel when a process dies."""
+    """Keeps other conditional writers of a folder out; released by the kernel when a process dies.
+
+    Raises: BlockingIOError where another one keeps us out for long. A lock lasts milliseconds, but a process that is
+    stopped, or hangs in its disk, may hold one, and must not stop those that go on in its place.
+    """
     if not needed:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
+    deadline_s = time.monotonic() + LOCK_PATIENCE_S
     try:
-        with contextlib.suppress(OSError):  # some network disks lock no folders: then only the check is left
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(LOCK_POLL_S)
+                continue
+            except OSError:  # some network disks lock no folders: then only the check is left
+                pass
+            break
         yield
     finally:
         os.close(handle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -86,7 +87,8 @@ def _work(store: Store, plan: Plan, rank: int) -> None:
     def at(stage: str) -> None:
         wanted = rank == plan.victim and now["images"] == plan.at_images
         if wanted and stage.partition(" ")[0] == plan.stage:
-            os.kill(os.getpid(), plan.signal)
+            # to this thread: sent to the process, another thread may take it, and this one be far on until it has
+            signal.pthread_kill(threading.get_ident(), plan.signal)
 
     saver = Saver(
         store,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gen_dist.store import ConflictError, MissingError, Store, StoreError, open_store
+from gen_dist.store import ConflictError, MissingError, Store, StoreError, local, open_store
 from gen_dist.store.local import LocalStore
 from gen_dist.store.s3 import S3Store
 from tests.support.gateway import Gateway, run_gateway
@@ -276,6 +277,22 @@ def _write_for_ever(folder: Path, started: Any) -> None:
         letter = (letter + 1) % 26
         store.write("x", bytes([65 + letter]) * 5_000_000)
         started.set()
+
+
+def test_a_process_that_stands_still_with_the_folder_locked_stops_no_other_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+    info = store.write("x", b"old")
+    monkeypatch.setattr(local, "LOCK_PATIENCE_S", 0.05)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(StoreError, match=r"x: not written, a process that stands still .* end that process"):
+        store.write("x", b"new", if_version=info.version)
+    assert store.read("x") == b"old"
+    os.close(handle)
+    store.write("x", b"new", if_version=info.version)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_writer_that_is_killed_leaves_a_whole_object(tmp_path: Path) -> None:
