@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,8 +72,12 @@ class Snapshot:
         self._reserve(pieces)
         with torch.no_grad():
             flat = [piece.values.detach().reshape(-1) for piece in pieces]
-            for view, piece, first, numel in self._views:
-                view.copy_(flat[piece][first : first + numel], non_blocking=True)
+            parts = [(view, flat[piece][first : first + numel]) for view, piece, first, numel in self._views]
+            for view, values in parts:
+                if values.is_cuda:
+                    view.copy_(values, non_blocking=True)
+            for to, source in stretches([(view, values) for view, values in parts if not values.is_cuda]):
+                np.copyto(to.numpy(), source.numpy())
             for device in {values.device for values in flat if values.is_cuda}:
                 torch.cuda.synchronize(device)
 
@@ -99,6 +104,37 @@ class Live:
             values = self._flat[slot.piece][slot.first : slot.first + slot.numel]
             for part in values.split(CHUNK_BYTES // values.dtype.itemsize):
                 yield part.cpu().view(torch.uint8).numpy().data
+
+
+def stretches(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(to, from), contiguous and of one dtype each, as bytes; neighbours that are so on both sides are one.
+
+    Partitions of ZeRO lie in one piece of memory, by parameter. Copied in one go, they go past the processor's caches,
+    which takes half to two thirds of the time.
+    """
+    run: list[Tensor] = []
+    num_bytes = 0
+    for pair in pairs:
+        if run and all(_follows(new, old, num_bytes) for new, old in zip(pair, run, strict=True)):
+            num_bytes += pair[0].nbytes
+            continue
+        if run:
+            yield _bytes(run[0], num_bytes), _bytes(run[1], num_bytes)
+        run, num_bytes = list(pair), pair[0].nbytes
+    if run:
+        yield _bytes(run[0], num_bytes), _bytes(run[1], num_bytes)
+
+
+def _follows(values: Tensor, first: Tensor, num_bytes: int) -> bool:
+    """Whether they begin that far behind the first, in the same memory."""
+    same = values.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+    return same and values.data_ptr() == first.data_ptr() + num_bytes
+
+
+def _bytes(values: Tensor, num_bytes: int) -> Tensor:
+    """The memory from their first byte on."""
+    begin = values.storage_offset() * values.itemsize
+    return torch.empty(0, dtype=torch.uint8).set_(values.untyped_storage(), begin, (num_bytes,), (1,))
 
 
 def _check(piece: Piece) -> None:

@@ -1,0 +1,50 @@
+"""A snapshot is what the pieces were, byte for byte, wherever they lay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gen_dist.checkpoint.piece import Piece
+from gen_dist.checkpoint.snapshot import Live, Snapshot, stretches
+
+
+def partition() -> list[Piece]:
+    """As they come in a run: of one flat partition and beside it, of several formats, not all of them contiguous."""
+    flat = torch.randn(1000)
+    other = torch.randn(2000).bfloat16()
+    pieces = [Piece(f"weight/{n}", (100,), 0, flat[n * 100 : (n + 1) * 100]) for n in range(8)]
+    pieces += [Piece("average/0", (50,), 0, flat[850:900]), Piece("average/1", (50,), 0, flat[900:950])]
+    pieces += [Piece(f"buffer/{n}", (500,), 0, other[n * 500 : (n + 1) * 500]) for n in (1, 0, 2)]
+    return [*pieces, Piece("buffer/t", (30, 20), 0, torch.randn(20, 30).t()), Piece("buffer/n", (), 0, torch.tensor(7))]
+
+
+@pytest.mark.parametrize("max_file_bytes", [1 << 20, 1200])
+def test_it_holds_what_the_pieces_held(max_file_bytes: int) -> None:
+    pieces = partition()
+    wanted = Live(
+        [Piece(p.key, p.shape, p.start, p.values.clone()) for p in pieces], rank=0, max_file_bytes=max_file_bytes
+    )
+    snapshot = Snapshot(rank=0, max_file_bytes=max_file_bytes)
+    for _ in range(2):  # the second one into the room of the first
+        snapshot.take(pieces)
+        for number in range(len(wanted.layout.files)):
+            assert b"".join(snapshot.chunks(number)) == b"".join(wanted.chunks(number))
+    for piece in pieces:
+        piece.values.zero_()
+    assert b"".join(snapshot.chunks(0)) == b"".join(wanted.chunks(0)), "no copy"
+
+
+def test_neighbours_on_both_sides_are_copied_at_once() -> None:
+    source, to = torch.arange(100.0), torch.zeros(100)
+    cuts = [(0, 10), (10, 30), (40, 60), (60, 61), (61, 100)]
+    found = list(stretches([(to[a:b], source[a:b]) for a, b in cuts]))
+    assert [len(copied) for copied, _ in found] == [120, 240]
+    for copied, original in found:
+        np.copyto(copied.numpy(), original.numpy())
+    assert torch.equal(to[:30], source[:30])
+    assert torch.equal(to[40:], source[40:])
+    assert not to[30:40].any()
+    assert len(list(stretches([(to[:5], source[:5]), (to[5:9], source[6:10])]))) == 2, "neighbours on one side only"
+    assert not list(stretches([]))
