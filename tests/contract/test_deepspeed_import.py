@@ -23,24 +23,10 @@ from gen_dist.job.spec import JobSpec
 from gen_dist.recipes import catalog
 from gen_dist.store.local import LocalStore
 from gen_dist.train.fits import check_fits
-from tests.contract import reshard
+from tests.contract import native, reshard
 from tests.support.ranks import Ranks
 
-pytestmark = pytest.mark.timeout(900)  # two ranks and two more processes that import DeepSpeed, on a busy machine
 WAYS = [reshard.Way(2, precision, stage) for precision in ("fp32", "bf16") for stage in range(4)]
-
-
-def save_natively(ways: list[reshard.Way], folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """DeepSpeed's own checkpoint of each engine of each way, and the truth by its name. Runs on ranks."""
-    found = {}
-    for way in ways:
-        made = reshard.Made(way, seed=5)
-        made.train()
-        for name, member in made.engines.items():
-            member.freeze(False)
-            member.engine.save_checkpoint(str(folder / way.name / name), tag="tag")
-        found[way.name] = reshard.truth(made)
-    return found
 
 
 def save_a_step(job: JobSpec, folder: Path) -> dict[str, np.ndarray]:
@@ -68,43 +54,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def truths(pair: Ranks, folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    return dict(pair.run(save_natively, WAYS, folder, timeout_s=300)[0])
-
-
-def trained(truth: dict[str, np.ndarray], group: str) -> list[str]:
-    """What the optimizer of a group updates."""
-    head = f"weight/{group}/"
-    return [key.removeprefix(head) for key in truth if key.startswith(head)]
-
-
-def assert_is(imported: Imported, truth: dict[str, np.ndarray], group: str) -> None:
-    """Bit for bit, nothing missing and nothing more."""
-    assert imported.steps == reshard.STEPS
-    ours = {f"{one}/{group}/{name}": value for one in SECTIONS for name, value in imported.sections[one].items()}
-    heads = tuple(f"{section}/{group}/" for section in SECTIONS)
-    wanted = {key: value for key, value in truth.items() if key.startswith(heads)}
-    assert ours.keys() == wanted.keys()
-    for key, value in wanted.items():
-        found = ours[key].float() if ours[key].is_floating_point() else ours[key]
-        assert found.shape == value.shape, key
-        assert np.array_equal(found.numpy(), value), key
+    return dict(pair.run(native.save, WAYS, folder)[0])
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def test_every_stage_and_precision_is_taken_over(
     truths: dict[str, dict[str, np.ndarray]], folder: Path, tmp_path: Path, way: reshard.Way
 ) -> None:
-    from safetensors.torch import load_file
-
-    from gen_dist.checkpoint import deepspeed_unpickle  # here and not in a process of its own: seconds each
-
     for group in ("a", "b"):
-        out = tmp_path / group
-        out.mkdir()
-        deepspeed_unpickle.main(folder / way.name / group, out, trained(truths[way.name], group))
-        steps = int(re.findall(r"\d+", (out / "facts.json").read_text())[0])
-        sections = {section: load_file(out / f"{section}.safetensors") for section in SECTIONS}
-        assert_is(Imported(steps, sections), truths[way.name], group)
+        imported = native.read(folder / way.name / group, tmp_path / group, truths[way.name], group)
+        native.assert_is(imported, truths[way.name], group)
 
 
 def test_a_universal_checkpoint_is_taken_over_by_another_process(
@@ -113,8 +72,8 @@ def test_a_universal_checkpoint_is_taken_over_by_another_process(
     program = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     source, dest = folder / "2-fp32-2" / "a" / "tag", tmp_path / "universal"
     subprocess.run([*program, "--input_folder", source, "--output_folder", dest], check=True, capture_output=True)
-    imported = read_deepspeed(dest, trained=trained(truths["2-fp32-2"], "a"), trust=True)
-    assert_is(imported, truths["2-fp32-2"], "a")
+    imported = read_deepspeed(dest, trained=native.trained(truths["2-fp32-2"], "a"), trust=True)
+    native.assert_is(imported, truths["2-fp32-2"], "a")
     store = LocalStore(tmp_path / "run")
     shapes = {name: tuple(value.shape) for name, value in imported.sections["weight"].items()}
     name = import_deepspeed(store, {"a": imported}, expected={"a": shapes}, images=640, facts={"job": {}})
@@ -138,7 +97,7 @@ def test_a_job_goes_on_from_what_the_command_imported(
     changes = [f"run.folder={tmp_path / 'runs'}"]
     job = load_job(file, changes)
     (group,) = catalog.build(job.recipe, job.model).groups()
-    weights = pair.run(save_a_step, job, folder, timeout_s=300)[0]
+    weights = pair.run(save_a_step, job, folder)[0]
     words = ["import-deepspeed", file, "--set", *changes, "--group", f"{group}={folder}", "--images", "640"]
     assert main(words) == 2
     assert "add --trust if you know who wrote it" in capsys.readouterr().err
