@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ray
+import ray._private.node
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from gen_dist.data.sequential import Unindexed
@@ -95,7 +98,8 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more; nobody takes a laptop away
         # "local" says that a cluster which happens to stand on this machine is not meant
         try:
-            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
+            with mock.patch.object(ray._private.node, "Node", LocalNode):
+                ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
         except Exception as error:
             raise ClusterError(
                 f"no local Ray: {_last_line(error)}; where this machine is very busy, run the same command again later"
@@ -109,19 +113,43 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         ray.shutdown()
 
 
-class LocalTrainer(TorchTrainer):
+class LocalNode(ray._private.node.Node):
+    """A Ray on one machine for one run, without three processes that nobody there listens to.
+
+    They are the autoscaler's monitor, the server of the dashboard (which `include_dashboard=False` starts all the same,
+    and waits for) and what sends logs to drivers.
+    """
+
+    def start_monitor(self) -> None:
+        """None: there are no machines to add."""
+
+    def start_api_server(self, **_: object) -> None:
+        """None."""
+
+    def start_log_monitor(self) -> None:
+        """None: logs lie in the session's folder."""
+
+
+class Trainer(TorchTrainer):
+    """Without the process that hands out Ray's own data sets, and that data set library in every worker: we stream."""
+
+    unwanted: tuple[type, ...] = (DatasetsCallback,)
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, self.unwanted)]
+
+
+class LocalTrainer(Trainer):
     """On a local Ray, which ends with its driver: nobody needs to tidy up after a controller that died.
 
     The process that would asks a dashboard whether the controller lives, and looks for one for 20 s at the end.
     """
 
-    def _create_default_callbacks(self) -> list[Any]:
-        found = super()._create_default_callbacks()
-        return [callback for callback in found if not isinstance(callback, PlacementGroupCleanerCallback)]
+    unwanted = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
 def _trainer(job: JobSpec, assignment: Assignment) -> TorchTrainer:
-    kind = TorchTrainer if job.cluster.address else LocalTrainer
+    kind = Trainer if job.cluster.address else LocalTrainer
     workers = job.cluster.num_workers
     resources = {"CPU": job.cluster.cpus_per_worker}
     if job.cluster.use_gpu:
