@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import cli
+from tests.support.mlflow_tables import put_tables
 from tests.support.ray_cluster import StandingCluster
 
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
@@ -25,6 +26,7 @@ def test_a_standing_cluster_runs_the_job_for_who_holds_its_token_and_the_log_fit
 ) -> None:
     address, environment = standing
     there = ["train", DCGAN, "--set", f"cluster.address={address}"]
+    put_tables(tmp_path / "runs" / "mlflow.db")
     refused = cli.run(*there, cwd=tmp_path, env={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64})
     assert refused.returncode == 2, refused.stdout + refused.stderr
     assert "cluster.address" in refused.stderr

@@ -33,6 +33,7 @@ from gen_dist.sample.model import Model
 from gen_dist.sample.trained import Trained
 from gen_dist.train.report import Reporter
 from tests.support.mlflow_server import curve_of, run_mlflow, runs_of
+from tests.support.mlflow_tables import put_tables
 from tests.support.models import write_model
 
 SECRET = "hunter2"
@@ -95,7 +96,7 @@ def tracked(job: JobSpec, events: list[dict[str, Any]], *, status: Any = "FINISH
     its = Tracker(job, run_folder=Path(arithmetic.run_folder(job)), facts=FACTS)
     its.start()
     say(its, job, events, images=images)
-    assert its.wait(60), its.trouble
+    assert its.wait(300), its.trouble
     assert its.finish(status, 60), its.trouble
     assert its.trouble is None
     return its
@@ -113,8 +114,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(home: Path) -> MlflowClient:
-    (home / "runs").mkdir(exist_ok=True)
-    return MlflowClient(uri := f"sqlite:///{home}/runs/mlflow.db", registry_uri=uri)
+    uri = f"sqlite:///{put_tables(home / 'runs' / 'mlflow.db')}"
+    return MlflowClient(uri, registry_uri=uri)
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def test_a_resumed_job_goes_on_in_its_run_and_repeats_no_point(home: Path, clien
     its.start()
     again = [metrics(128, 0.4, at_s=2_000.0), samples(job, 128), metrics(192, 0.3, at_s=2_001.0), samples(job, 192)]
     say(its, longer, again, images=64)
-    assert its.wait(60)
+    assert its.wait(300)
     assert client.get_run(run_id_of(its)).info.status == "RUNNING"
     assert its.finish("FINISHED", 60)
     assert its.run_id == first.run_id

@@ -20,6 +20,7 @@ from gen_dist.store import StoreError, open_store
 from tests.support import cli
 from tests.support.fault_proxy import run_fault_proxy
 from tests.support.gateway import Gateway, run_gateway
+from tests.support.mlflow_tables import put_tables
 from tests.support.shards import FIELDS, noise, png, write_shards
 
 
@@ -156,7 +157,6 @@ checkpoint_every_images = 48
 """
 
 
-@pytest.mark.timeout(600)  # two runs, each with a cluster of its own
 def test_a_run_on_a_rough_network_that_shrinks_is_proved_and_names_what_it_could_not_read(
     gateway: Gateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +167,7 @@ def test_a_run_on_a_rough_network_that_shrinks_is_proved_and_names_what_it_could
     with run_fault_proxy(gateway, cut=0.2, refuse=0.05) as proxy:
         facts = {"bucket": gateway.bucket, "endpoint_url": proxy.endpoint_url, "region": gateway.region}
         (tmp_path / "job.toml").write_text(ROUGH_JOB.format(**facts))
+        put_tables(tmp_path / "runs" / "mlflow.db")
         run = tmp_path / "runs" / "rough"
         running = cli.Running("train", "job.toml", cwd=tmp_path)
         running.wait_for_images(run / "wal", 80)

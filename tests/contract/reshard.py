@@ -163,7 +163,7 @@ def write(ways: list[Way], folder: Path) -> dict[str, dict[str, np.ndarray]]:
             pieces += fragments.pieces(member, made.averages.local(name), rank=rank, size=size)
         saver.save(64, STEPS, pieces, {"steps": {name: num_steps(member) for name, member in made.engines.items()}})
         made.spoil()  # what was begun is a copy
-        assert saver.flush(60)
+        assert saver.flush(300)
         made = Made(way, seed=5)
         made.train()
         found[way.name] = truth(made)

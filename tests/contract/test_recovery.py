@@ -140,7 +140,7 @@ def superseded(folder: Path) -> list[str]:
 
 
 def test_a_group_that_was_given_up_ends_on_all_workers_together(tmp_path: Path, pair: Ranks) -> None:
-    for came_to in pair.run(superseded, tmp_path, timeout_s=300.0):
+    for came_to in pair.run(superseded, tmp_path):
         assert came_to == ["committed", *["superseded 1"] * 3]
     assert candidates(LocalStore(tmp_path)) == ["images-000000000064.a000001"]
 

@@ -13,7 +13,6 @@ from gen_dist.store import open_store
 from tests.contract import reshard
 from tests.support.ranks import Ranks
 
-RUN_S = 300.0  # on a busy machine
 Truths = dict[str, dict[str, np.ndarray]]
 
 
@@ -35,7 +34,7 @@ def written(single: Ranks, pair: Ranks, trio: Ranks, folder: Path) -> Truths:
     found: Truths = {}
     trio.start()  # while the others work
     for ranks in (single, pair, trio):
-        found |= ranks.run(reshard.write, reshard.ways(ranks.size), folder, timeout_s=RUN_S)[0]
+        found |= ranks.run(reshard.write, reshard.ways(ranks.size), folder)[0]
     return found
 
 
@@ -66,5 +65,5 @@ def test_it_is_read_back_bit_for_bit_in_every_way(
     written: Truths, single: Ranks, pair: Ranks, trio: Ranks, folder: Path, workers: int
 ) -> None:
     ranks = {1: single, 2: pair, 3: trio}[workers]
-    for faults in ranks.run(reshard.read, reshard.ways(workers), written, folder, timeout_s=RUN_S):
+    for faults in ranks.run(reshard.read, reshard.ways(workers), written, folder):
         assert not faults, "\n".join(faults[:10])

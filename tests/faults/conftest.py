@@ -12,7 +12,6 @@ import pytest
 from gen_dist.store import Store
 from gen_dist.store.local import LocalStore
 from gen_dist.store.s3 import Retries, S3Store
-from tests.support import cli
 from tests.support.fault_proxy import FaultProxy, run_fault_proxy
 from tests.support.gateway import Gateway, run_gateway
 
@@ -67,9 +66,8 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str],
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A run of several worker groups takes minutes on a busy machine; one that a test gives up is ended."""
-    monkeypatch.setattr(cli, "LONGEST_RUN_S", 800.0)
+def nothing_left() -> Iterator[None]:
+    """A run that a test gives up is ended."""
     yield
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -35,7 +35,7 @@ def test_a_group_that_stood_still_and_goes_on_is_fenced_off(new_store: Callable[
         before = candidates(store)
         os.kill(old[0].pid, signal.SIGCONT)
         for process in old:
-            process.join(60)
+            process.join(300)
         assert old[0].exitcode == FENCED
     finally:
         for process in old:
@@ -55,8 +55,8 @@ def test_a_leader_whose_worker_was_fenced_off_does_not_wait_for_it(bucket: S3Sto
     leader.save(64, 1, pieces(state(64), rank=0, world_size=2), {})
     begin_attempt(bucket)
     worker.save(64, 1, pieces(state(64), rank=1, world_size=2), {})
-    assert not worker.flush(60)
-    assert not leader.flush(60)
+    assert not worker.flush(300)
+    assert not leader.flush(300)
     assert worker.is_fenced
     assert leader.is_fenced
 

@@ -35,12 +35,12 @@ def test_a_full_disk_costs_a_checkpoint_and_leaves_no_litter(tmp_path: Path) -> 
     commit(savers, 64)
     with limited(resource.RLIMIT_FSIZE, 1 << 20):
         saves.save(savers, 128, scale=SCALE)
-        assert [saver.flush(60) for saver in savers] == [False, False]
+        assert [saver.flush(300) for saver in savers] == [False, False]
     assert "File too large" in events.of("checkpoint_alarm")[0]["warning"]
     assert not list(tmp_path.rglob("*.part"))
     check_whole(newest(store))
     saves.save(savers, 192, scale=SCALE)
-    assert all(saver.flush(60) for saver in savers)
+    assert all(saver.flush(300) for saver in savers)
     check_whole(newest(store), scale=SCALE)
 
 

@@ -40,7 +40,7 @@ def test_an_outage_delays_a_commit_and_training_goes_on(bucket: S3Store, proxy: 
     assert not savers[0].flush(1.5)
     assert [facts["images"] for facts in events.of("checkpoint")] == [64]
     proxy.plan = CALM
-    assert all(saver.flush(60) for saver in savers)
+    assert all(saver.flush(300) for saver in savers)
     assert [kind for kind, _ in events] == ["checkpoint", "checkpoint"]
     check_whole(newest(bucket))
     assert newest(bucket).manifest.images == 128
@@ -53,7 +53,7 @@ def test_an_outage_that_outlasts_patience_is_alarmed_and_survived(bucket: S3Stor
     proxy.plan = Plan(refuse=1.0)
     for images in (128, 192):
         saves.save(savers, images)
-        assert [saver.flush(60) for saver in savers] == [False, False]
+        assert [saver.flush(300) for saver in savers] == [False, False]
     kinds = [kind for kind, _ in events]
     assert kinds == ["checkpoint", "checkpoint_missed", "checkpoint_missed", "checkpoint_alarm"]
     assert "SlowDown" in events.of("checkpoint_alarm")[0]["warning"]
@@ -75,7 +75,7 @@ def test_a_slow_store_holds_back_the_next_save_and_says_for_how_long(bucket: S3S
     saves.save(savers, 64)
     saves.save(savers, 128)
     slow.set()
-    assert all(saver.flush(60) for saver in savers)
+    assert all(saver.flush(300) for saver in savers)
     assert savers[0].waited_s > 0.3  # the other one was waited for meanwhile
     assert [open_checkpoint(bucket, name).manifest.images for name in candidates(bucket)] == [128, 64]
 

@@ -17,7 +17,7 @@ from tests.support.run_faults import events, learned, settings, wait_for
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
 RUN = Path("runs") / "smoke-dcgan"
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.usefixtures("patient")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("nothing_left")]
 
 
 def test_a_run_waits_for_room_when_a_machine_is_gone_and_says_so_and_goes_on_or_gives_up(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ RUN = Path("runs") / "smoke-dcgan"
 NO_TRACKER = {"tracking__uri": "http://127.0.0.1:1"}  # nothing here is about it
 LONG = {"train__total_images": 1_000_000, **NO_TRACKER}
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900), pytest.mark.usefixtures("patient")]
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("nothing_left")]
 
 
 def starts(log: Path) -> list[int]:

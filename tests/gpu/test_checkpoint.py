@@ -21,5 +21,5 @@ def test_training_on_the_gpu_may_go_on_at_once(tmp_path: Path) -> None:
         value.fill_(images)
         saver.save(images, 1, [Piece("weight/net/w", (8_000_000,), 0, value)], {})
         value.fill_(-1.0)
-        assert saver.flush(60)
+        assert saver.flush(300)
         assert newest(store).tensor("weight/net/w").unique().tolist() == [images]

@@ -18,7 +18,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-START_S = 60.0
+START_S = 300.0
 STOP_S = 15.0
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-START_S = 200.0
+from tests.support.mlflow_tables import put_tables
+
+START_S = 400.0
 
 
 @contextmanager
@@ -41,7 +43,12 @@ def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
     """Start a server, which does not answer at once. What an earlier one kept in `folder` is there again."""
     folder.mkdir(parents=True, exist_ok=True)
     call = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    call += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/store"]
+    call += [
+        "--backend-store-uri",
+        f"sqlite:///{put_tables(folder / 'server.db')}",
+        "--artifacts-destination",
+        f"{folder}/store",
+    ]
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # several processes that nothing here needs
     with (folder / "server.log").open("ab") as log:
         return subprocess.Popen(call, cwd=folder, env=env, stdout=log, stderr=log)

@@ -31,7 +31,7 @@ def write_checkpoint(
     saver = Saver(store, attempt=begin_attempt(store), rank=0, world_size=1)
     pieces = [Piece(key, tuple(value.shape), 0, value.detach().flatten()) for key, value in (tensors or {}).items()]
     saver.save(images, step, pieces, {**FACTS, **(facts or {})})
-    assert saver.flush(60)
+    assert saver.flush(300)
     found = [name for name in candidates(store) if name.startswith(f"images-{images:012d}")]
     return open_checkpoint(store, found[0])
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 HOST = "127.0.0.1"
 IMPORTS = "tests.support.rank_imports"
-START_S = 120.0
+START_S = 400.0
 END_S = 5.0
 
 
@@ -37,7 +37,7 @@ class Ranks:
         self._store: Any = None
         self._ready = False
 
-    def run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 120.0) -> list[Any]:
+    def run(self, function: Callable[..., Any], *args: Any, timeout_s: float = 400.0) -> list[Any]:
         """What `function(*args)` returned on each rank. It must be importable: a top-level function of a module.
 
         Raises: RankError.

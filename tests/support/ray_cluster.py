@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 RAY = Path(sys.executable).with_name("ray")
-START_S = 120.0
+START_S = 400.0
 END_S = 30.0
 
 

@@ -21,7 +21,7 @@ SHAPES = {
 }
 WHOLE = {"buffer/net/nets.net.seen": (), "recipe/pool": (0, 3)}
 FACTS = {"job": {"recipe": "none", "model": {}}, "data_digest": "d"}
-WAIT_S = 60.0
+WAIT_S = 300.0
 
 
 class Events(list[tuple[str, dict[str, Any]]]):

@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_HEAD = do_POST = do_PATCH = do_DELETE = _forward  # noqa: N815
 
     def _asked(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        upstream = http.client.HTTPConnection(*self.server.proxy.target, timeout=60)
+        upstream = http.client.HTTPConnection(*self.server.proxy.target, timeout=300)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP | {"host"}}
         try:
             upstream.request(self.command, self.path, body or None, headers)

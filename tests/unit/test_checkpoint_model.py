@@ -42,7 +42,7 @@ def test_a_group_without_an_average_gives_its_live_weights(tmp_path: Path) -> No
         Piece("weight/d/nets.d.w", (2,), 0, torch.full((2,), 3.0)),
     ]
     saver.save(64, 1, pieces, {})
-    assert saver.flush(60)
+    assert saver.flush(300)
     assert {name: value.tolist() for name, value in read_model(newest(store)).items()} == {
         "g.w": [0.0, 0.0],
         "d.w": [3.0, 3.0],
@@ -53,7 +53,7 @@ def test_only_the_bytes_that_draw_are_read(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     savers, scale = group(store, attempt=1), 10_000
     save(savers, 64, scale=scale)
-    assert all(saver.flush(60) for saver in savers)
+    assert all(saver.flush(300) for saver in savers)
     found = newest(store)
     before = store.stats.received_bytes
     read_model(found)
@@ -77,7 +77,7 @@ def linear_checkpoint(folder: Path) -> tuple[Checkpoint, Net]:
             low, high = value.numel() * rank // 2, value.numel() * (rank + 1) // 2
             pieces.append(Piece(f"weight/net/nets.{name}", tuple(value.shape), low, value.flatten()[low:high]))
         saver.save(64, 1, pieces, {})
-    assert all(saver.flush(60) for saver in savers)
+    assert all(saver.flush(300) for saver in savers)
     return newest(store), trained
 
 
@@ -109,6 +109,6 @@ def test_a_checkpoint_without_weights_is_not_exported(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     saver = Saver(store, attempt=1, rank=0, world_size=1)
     saver.save(64, 1, [], {})
-    assert saver.flush(60)
+    assert saver.flush(300)
     with pytest.raises(CheckpointError, match="holds no weights; export another checkpoint"):
         export_safetensors(newest(store), tmp_path / "export")

@@ -85,7 +85,7 @@ class Served:
         self._input.write(json.dumps(words) + "\n")
 
     def until(self, true: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + 20.0
+        deadline_s = time.monotonic() + 300.0
         while not true():
             assert time.monotonic() < deadline_s
             time.sleep(0.005)
@@ -98,7 +98,7 @@ class Served:
         if word:
             self.ask(end=True)
         self._input.close()
-        self._thread.join(20.0)
+        self._thread.join(300.0)
         return self.code
 
 

@@ -301,7 +301,7 @@ def test_a_writer_that_is_killed_leaves_a_whole_object(tmp_path: Path) -> None:
         started = context.Event()
         writer = context.Process(target=_write_for_ever, args=(tmp_path, started))
         writer.start()
-        assert started.wait(30)
+        assert started.wait(300)
         time.sleep(0.01)
         os.kill(writer.pid or 0, signal.SIGKILL)
         writer.join()

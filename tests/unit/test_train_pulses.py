@@ -66,13 +66,15 @@ def test_limits_follow_the_median_step_and_the_first_steps_have_time(tmp_path: P
 
 def test_times_of_sections_add_up_to_the_time_that_passed(tmp_path: Path) -> None:
     watchdog = Watchdog(tmp_path, rank=0, num_workers=1, hang_after_s=10.0)
+    before_s = time.monotonic()
     watchdog.begin(1)
     start_s = time.monotonic()
     for section in ("data", "step", "data", "checkpoint", "step"):
         watchdog.enter(section)
         time.sleep(0.02)
+    end_s = time.monotonic()
     spent = watchdog.spent()
-    assert sum(spent.values()) == pytest.approx(time.monotonic() - start_s, abs=0.01)
+    assert end_s - start_s <= sum(spent.values()) <= time.monotonic() - before_s
     assert spent["data"] >= 0.04 <= spent["step"]
     assert spent["samples"] == 0.0
 
@@ -121,7 +123,7 @@ def test_a_stuck_worker_saves_its_stacks_and_ends(tmp_path: Path, stuck: str, hu
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER.format(stuck=STUCK[stuck])))
     folder = tmp_path / "hang"
-    done = subprocess.run([sys.executable, str(script), str(folder), hub], timeout=60, check=False)
+    done = subprocess.run([sys.executable, str(script), str(folder), hub], timeout=300, check=False)
     assert done.returncode == (1 if stuck == "holds_gil" else HANG_EXIT_CODE)
     stacks = (folder / "attempt-000007" / "rank00001.txt").read_text()
     assert "in train" in stacks
@@ -136,7 +138,7 @@ def test_a_worker_that_ends_well_leaves_no_file_and_what_killed_ones_left_is_swe
     watchdog.start(lambda pulse: Order())
     watchdog.begin(1)
     path = tmp_path / "attempt-000001" / "rank00000.txt"
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 300
     while not path.exists():
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
