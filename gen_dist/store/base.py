@@ -112,7 +112,8 @@ class Store(Protocol):
     def write_stream(self, name: str, pieces: Iterable[memoryview], *, size_bytes: int) -> ObjectInfo:
         """Writes an object of `size_bytes` from pieces (bytes, contiguous) as they come, as `write` does.
 
-        Holds a few tens of MB of them at most. Nothing is to be seen of an object whose pieces do not add up.
+        Holds a few tens of MB of them at most; they must not change before it returns. Nothing is to be seen of an
+        object whose pieces do not add up.
         """
         ...
 

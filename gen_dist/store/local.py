@@ -31,6 +31,7 @@ from gen_dist.store.base import (
     wrong_length,
 )
 from gen_dist.store.stats import StoreStats
+from gen_dist.store.write_behind import write_behind
 
 PART = ".part"
 STALE_S = 3600.0
@@ -115,12 +116,7 @@ class LocalStore:
 
     def write_stream(self, name: str, pieces: Iterable[memoryview], *, size_bytes: int) -> ObjectInfo:
         def fill(part: Path) -> None:
-            seen_bytes = 0
-            with part.open("xb", buffering=0) as file:
-                for piece in pieces:
-                    seen_bytes += len(piece)
-                    while len(piece):
-                        piece = piece[file.write(piece) :]
+            seen_bytes = write_behind(part, pieces)
             if seen_bytes != size_bytes:
                 raise wrong_length(f"{self.url}/{name}", seen_bytes=seen_bytes, size_bytes=size_bytes)
 
