@@ -31,7 +31,7 @@ def run(run: str, *, tracking_uri: str, as_json: bool) -> dict[str, Any]:
             raise RegistryError(f"{run}: {inside}; name the folder of a run, such as runs/quickstart")
         uri = tracking_uri or address(folder)
         stack.enter_context(only_sender(folder, wait_s=0.0))
-        flusher = Flusher(folder, uri)
+        flusher = Flusher(folder, uri, origin=run if "://" in run else "")
         num_rows = flusher.lag_rows()
         _send(flusher, folder, quiet=as_json)
     facts = {"run_folder": run, "tracking_uri": without_secrets(uri), "rows": num_rows, "mlflow_run": flusher.run_id}

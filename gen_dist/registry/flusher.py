@@ -43,10 +43,10 @@ Make = Callable[[Cursor], Record]
 class Flusher:
     """Carries the log of one run to one server, and notes how far it came. No other may do so at the same time."""
 
-    def __init__(self, run_folder: Path, tracking_uri: str, *, record: Make | None = None) -> None:
-        """`record`: what to write to, in place of MLflow."""
+    def __init__(self, run_folder: Path, tracking_uri: str, *, origin: str = "", record: Make | None = None) -> None:
+        """`origin`: what the record calls the folder, where that is a copy. `record`: written to in place of MLflow."""
         self._folder, self._uri = run_folder, tracking_uri
-        self._make = record or (lambda cursor: _mlflow(run_folder, tracking_uri, cursor))
+        self._make = record or (lambda cursor: _mlflow(run_folder, tracking_uri, cursor, origin))
         self._record: Record | None = None
         self._notes: list[Note] = []
         self._begin(Cursor(run_folder, tracking_uri))
@@ -202,11 +202,11 @@ def identity(wal: Path) -> str:
     return ""
 
 
-def _mlflow(run_folder: Path, tracking_uri: str, cursor: Cursor) -> Record:
+def _mlflow(run_folder: Path, tracking_uri: str, cursor: Cursor, origin: str) -> Record:
     from gen_dist.registry.mlflow_tracker import MlflowRecord
 
     log = partial(identity, run_folder / WAL)
-    return MlflowRecord(tracking_uri, run_folder=run_folder, log=log, cursor=cursor)
+    return MlflowRecord(tracking_uri, run_folder=run_folder, origin=origin, log=log, cursor=cursor)
 
 
 def main(run_folder: Path) -> int:

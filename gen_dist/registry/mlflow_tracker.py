@@ -46,10 +46,16 @@ _REFUSED_IN_KEYS = re.compile(r"[^\w\-./ :]", re.ASCII)
 
 
 class MlflowRecord:
-    """See `gen_dist.registry.record.Record`. `log` gives what tells this log from every other one."""
+    """See `gen_dist.registry.record.Record`. `log` gives what tells this log from every other one.
 
-    def __init__(self, tracking_uri: str, *, run_folder: Path, log: Callable[[], str], cursor: Cursor) -> None:
+    `origin`: where the run is, if `run_folder` is a copy of it.
+    """
+
+    def __init__(
+        self, tracking_uri: str, *, run_folder: Path, origin: str, log: Callable[[], str], cursor: Cursor
+    ) -> None:
         self._uri, self._folder, self._log = tracking_uri, run_folder, log
+        self._origin = origin or str(run_folder)
         self._runs = cursor.runs
         self._client = connection.connect(tracking_uri)
         self._metrics_at_once = METRICS_AT_ONCE
@@ -128,7 +134,7 @@ class MlflowRecord:
             tags["mlflow.parentRunId"] = self._run(parent)
         elif name.startswith("history-"):
             title = job.get("name") or self._folder.name
-            tags |= {"run_folder": str(self._folder), "recipe": str(job.get("recipe", ""))}
+            tags |= {"run_folder": self._origin, "recipe": str(job.get("recipe", ""))}
         at_ms = int(event["at_s"] * 1000) if event else None
         run_id: str = self._client.create_run(experiment, start_time=at_ms, run_name=title, tags=tags).info.run_id
         return run_id

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from gen_dist.cli.app import main
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
 from gen_dist.registry.flusher import Flusher
@@ -335,6 +336,10 @@ def test_track_by_hand_completes_a_run_and_says_what_is_wrong(
     again = cli.report("track", copy, "--tracking-uri", server, cwd=tmp_path)
     assert again["mlflow_run"] == done["mlflow_run"]
     assert curve_of(client, found, KEY) == run.curve
+    elsewhere = f"sqlite:///{put_tables(tmp_path / 'elsewhere.db')}"
+    assert main(["track", copy, "--tracking-uri", elsewhere]) == 0
+    replayed = runs_of(MlflowClient(elsewhere), "byhand")["history-1"]
+    assert replayed.data.tags["run_folder"] == copy, "not the folder that the copy was for a moment in"
     none = cli.run("track", "nothing", cwd=tmp_path)
     assert (none.returncode, len(none.stderr.splitlines())) == (2, 1)
     assert "no such folder" in none.stderr
