@@ -6,7 +6,8 @@ The rule (each line was paid for: DeepSpeed issues #399, #4923 and #1229 are wha
    hooks would start a gradient reduction inside any `autograd.grad` (a gradient penalty) that crosses its output.
 2. While a phase runs, the parameters of every other group are frozen, or its gradients would leak into their next step.
 3. A group on ZeRO-3 is called through its engine, which gathers the weights that the raw module no longer has. A group
-   whose phase differentiates twice therefore stays at ZeRO 2 or lower (`Settings.zero_max`).
+   whose phase differentiates twice therefore stays at ZeRO 2 or lower (`Settings.zero_max`); one that does not is
+   refused where a loss asks for a gradient.
 4. `gradient_clipping` is always written out: DeepSpeed clips at 1.0 where the key is absent. At stage 0 in fp32 it is 0
    and we clip: DeepSpeed would not tell the norm, and asks the device for that of each parameter.
 5. Losses are divided by the accumulation here, and DeepSpeed is told of none, so that a phase may own its boundary.
@@ -35,6 +36,7 @@ from torch.utils._pytree import tree_map
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes.contract import Group
+from gen_dist.train.wiring import WiringError
 
 NEVER_PRINT_STEPS = 1 << 40
 
@@ -57,18 +59,29 @@ class GroupBox(nn.Module):
 class Route:
     """A network as a loss sees it: float32 in and out, whatever the precision and the ZeRO stage."""
 
-    def __init__(self, name: str, net: nn.Module, *, engine: Any = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, name: str, net: nn.Module, *, member: GroupEngine | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
         self._name = name
         self._net = net
-        self._engine = engine
+        self._member = member
         self._dtype = dtype
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the raw module, or at ZeRO-3 its engine."""
         if self._dtype != torch.float32:
             args, kwargs = tree_map(self._narrow, (args, kwargs))
-        result = self._net(*args, **kwargs) if self._engine is None else self._engine(self._name, *args, **kwargs)
+        if self._member is None:
+            result = self._net(*args, **kwargs)
+        else:
+            result = tree_map(self._watched, self._member.engine(self._name, *args, **kwargs))
         return result if self._dtype == torch.float32 else tree_map(self._widen, result)
+
+    def _watched(self, value: Any) -> Any:
+        assert self._member is not None
+        if isinstance(value, Tensor) and value.requires_grad:
+            value.register_hook(self._member.check_in_backward)
+        return value
 
     def _narrow(self, value: Any) -> Any:
         return value.to(self._dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -77,12 +90,21 @@ class Route:
         return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
+class Backward:
+    """Whether an engine of this process is in its backward: gradients at any other time are those of a loss."""
+
+    under_way = False
+
+
 class GroupEngine:
     """The engine of one group with its fp32 weights and optimizer state, which checkpoints and averages read."""
 
-    def __init__(self, name: str, group: Group, nets: Mapping[str, nn.Module], job: JobSpec) -> None:
+    def __init__(
+        self, name: str, group: Group, nets: Mapping[str, nn.Module], job: JobSpec, *, backward: Backward
+    ) -> None:
         self.name = name
         self.group = group
+        self._backward = backward
         self.stage = arithmetic.engine_stage(job, name, dist.get_world_size())
         self.box = GroupBox(nets)
         trained = [parameter for parameter in self.box.parameters() if parameter.requires_grad]
@@ -125,12 +147,25 @@ class GroupEngine:
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradients of `loss`; `last` marks the micro-batch after which the step comes."""
         self.engine.set_gradient_accumulation_boundary(last)
-        with self.engine.no_sync() if self._alone else nullcontext():
-            self.engine.backward(loss)
+        self._backward.under_way = True
+        try:
+            with self.engine.no_sync() if self._alone else nullcontext():
+                self.engine.backward(loss)
+        finally:
+            self._backward.under_way = False
         if self._alone and last:
             for parameter in self.parameters.values():
                 if parameter.grad is None:  # not reached: a gradient of 0 as at every other stage, or Adam would pause
                     parameter.grad = torch.zeros_like(parameter)
+
+    def check_in_backward(self, _: Tensor) -> None:
+        """Called as a gradient comes to a network of this group at ZeRO-3. Raises: WiringError, see rule 3."""
+        if not self._backward.under_way:
+            raise WiringError(
+                f"group {self.name}: a loss differentiates through its networks, which ZeRO-3 cannot; set"
+                f" train.zero_stages.{self.name} = 2, and zero_max of the recipe's settings to {{{self.name!r}: 2}},"
+                " so that `gen-dist check` says so"
+            )
 
     def step(self, learning_rate: float, *, judge: Judge = lambda norm: "") -> str:
         """One optimizer step at `learning_rate`, unless `judge` objects; gradients are zero afterwards either way.
@@ -204,13 +239,14 @@ class Engines(Mapping[str, GroupEngine]):
     """The engines of all groups of a recipe, and the routes by which losses reach the networks."""
 
     def __init__(self, groups: Mapping[str, Group], networks: Mapping[str, nn.Module], job: JobSpec) -> None:
+        backward = Backward()
         self._engines = {
-            name: GroupEngine(name, group, {net: networks[net] for net in group.nets}, job)
+            name: GroupEngine(name, group, {net: networks[net] for net in group.nets}, job, backward=backward)
             for name, group in groups.items()
         }
         dtype = torch.bfloat16 if job.train.precision == "bf16" else torch.float32
         self.routes = {
-            net: Route(net, networks[net], engine=member.engine if member.stage == 3 else None, dtype=dtype)
+            net: Route(net, networks[net], member=member if member.stage == 3 else None, dtype=dtype)
             for member in self._engines.values()
             for net in member.group.nets
         }

@@ -30,6 +30,7 @@ from gen_dist.train.rates import learning_rate
 from gen_dist.train.report import Report
 from gen_dist.train.studio import Studio
 from gen_dist.train.watchdog import Unwatched, Watchdog
+from gen_dist.train.wiring import check_wiring
 
 TURNS_OF_PHASE = 1 << 16  # random draws that one phase may make of one micro-batch
 LOWER = (
@@ -67,6 +68,7 @@ class Loop:
         self._frozen = studio.frozen
         self._losses: dict[str, list[tuple[str, Mapping[str, Tensor]]]] = {}  # by group, of the step to come
         self._meters = Meters(team.mean, device=team.device, images=clock.images)
+        self._wired: set[str] = set()  # phases whose first loss was looked at
 
     def run(self) -> Clock:
         """Train. Returns where the run stands when it ends."""
@@ -144,6 +146,9 @@ class Loop:
                 detached = {name: value.detach() for name, value in losses.items()}
                 self._losses.setdefault(phase.group, []).append((phase.name, detached))
                 total = torch.stack(list(losses.values())).sum() / len(batches)
+                if phase.name not in self._wired:
+                    check_wiring(total, member.parameters.values(), phase=phase.name, group=phase.group)
+                    self._wired.add(phase.name)
                 member.backward(poisoned(total), last=phase.step and part == len(batches) - 1)
             if phase.step:
                 self._move(member, phase)

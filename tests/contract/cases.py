@@ -19,7 +19,11 @@ from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Group, Recipe
 
 SMOKE = Path(__file__).resolve().parents[2] / "jobs" / "smoke"
-TOYS = {"one_group": "tests.contract.toys:OneGroup", "bad_steps": "tests.contract.toys:BadSteps"}
+TOYS = {
+    "one_group": "tests.contract.toys:OneGroup",
+    "bad_steps": "tests.contract.toys:BadSteps",
+    "penalty": "tests.contract.toys:Penalty",
+}
 """Recipes that exist to be trained here: their shapes of phases are in no recipe of the catalog."""
 RECIPES = [*catalog.RECIPES, "one_group"]
 CHECKPOINT_IMAGES = 112  # 7 of 20 steps: in the middle of what recipes do every few steps

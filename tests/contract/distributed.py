@@ -15,6 +15,7 @@ from gen_dist.store import open_store
 from gen_dist.train.fits import check_fits
 from gen_dist.train.guard import NonFiniteLossError, RollbackWanted
 from gen_dist.train.process import prepare
+from gen_dist.train.wiring import WiringError
 from tests.contract.cases import Case, build, stream
 
 DIGEST = "digest of the test's data"
@@ -93,7 +94,7 @@ def train_until_refused(case: Case) -> tuple[str, str, tuple[Any, ...]]:
     """The error that ends the training: its type, its text and its arguments. Every rank must raise it."""
     try:
         train(case)
-    except (NonFiniteLossError, RollbackWanted) as error:
+    except (NonFiniteLossError, RollbackWanted, WiringError) as error:
         return type(error).__name__, str(error), error.args
     return "", "", ()
 

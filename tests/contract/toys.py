@@ -1,4 +1,5 @@
-"""Recipes with what none of the catalog has: gradients carried into a next phase, fresh batches, decay; bad steps.
+"""Recipes with what none of the catalog has: gradients carried into a next phase, fresh batches, decay; bad steps;
+a gradient penalty that nobody announced.
 
 Shapes: B images, H x W pixels.
 """
@@ -85,3 +86,13 @@ class BadSteps(OneGroup):
         elif step == SPIKE_STEP:
             losses["error"] = losses["error"] * 1e4
         return losses
+
+
+class Penalty(OneGroup):
+    """OneGroup with a gradient penalty, though its settings allow ZeRO-3."""
+
+    def _smooth(self, ctx: Ctx, batch: Batch) -> Losses:
+        image = batch["image"].detach().requires_grad_()
+        found = ctx.nets["down"](image).square().sum()
+        (gradient,) = torch.autograd.grad(found, image, create_graph=True)
+        return {"penalty": 0.1 * mean(gradient.square(), batch["weight"])}
