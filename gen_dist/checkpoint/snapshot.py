@@ -6,8 +6,8 @@ room for them, `Live` reads the pieces where they are, while training waits for 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,18 @@ class Source(Protocol):
         ...
 
 
+class Place(NamedTuple):
+    """Where a part of a piece is copied to."""
+
+    buffer: int
+    offset: int
+    """In bytes."""
+    piece: int
+    first: int
+    """Of the piece, in elements."""
+    numel: int
+
+
 class Snapshot:
     """Room for one worker's pieces, in the order of its files."""
 
@@ -38,7 +50,7 @@ class Snapshot:
         self._rank, self._max_file_bytes = rank, max_file_bytes
         self._layout: Layout | None = None
         self._buffers: list[Tensor] = []
-        self._views: list[tuple[Tensor, int, int, int]] = []  # where to, piece, first element, number of elements
+        self._places: list[Place] = []
 
     def _reserve(self, pieces: Sequence[Piece]) -> None:
         """Makes room, unless what was taken before has the same shapes."""
@@ -51,17 +63,16 @@ class Snapshot:
         pinned = any(piece.values.is_cuda for piece in pieces)
         sizes = [file.data_bytes for file in layout.files]
         if sizes != [len(buffer) for buffer in self._buffers]:
-            self._layout, self._buffers, self._views = None, [], []  # first, or old and new would be held at once
+            self._layout, self._buffers, self._places = None, [], []  # first, or old and new would be held at once
             try:
                 self._buffers = [torch.zeros(size, dtype=torch.uint8, pin_memory=pinned) for size in sizes]
             except RuntimeError as error:  # torch has no kind of its own for this
                 raise MemoryError(f"{sum(sizes)} bytes of host memory for a snapshot: {error}") from error
-        self._views = []
-        for file, buffer in zip(layout.files, self._buffers, strict=True):
-            for slot in file.slots:
-                dtype = specs[slot.piece].dtype
-                view = buffer[slot.offset : slot.offset + slot.numel * dtype.itemsize].view(dtype)
-                self._views.append((view, slot.piece, slot.first, slot.numel))
+        self._places = [
+            Place(number, slot.offset, slot.piece, slot.first, slot.numel)
+            for number, file in enumerate(layout.files)
+            for slot in file.slots
+        ]
         self._layout = layout
 
     def take(self, pieces: Sequence[Piece]) -> None:
@@ -71,14 +82,16 @@ class Snapshot:
         """
         self._reserve(pieces)
         with torch.no_grad():
-            flat = [piece.values.detach().reshape(-1) for piece in pieces]
-            parts = [(view, flat[piece][first : first + numel]) for view, piece, first, numel in self._views]
-            for view, values in parts:
-                if values.is_cuda:
-                    view.copy_(values, non_blocking=True)
-            for to, source in stretches([(view, values) for view, values in parts if not values.is_cuda]):
-                np.copyto(to.numpy(), source.numpy())
-            for device in {values.device for values in flat if values.is_cuda}:
+            sources = [piece.values.detach().contiguous() for piece in pieces]
+            for place in self._places:
+                if (source := sources[place.piece]).is_cuda:
+                    part = source.view(-1)[place.first : place.first + place.numel]
+                    room = self._buffers[place.buffer][place.offset : place.offset + part.nbytes]
+                    room.view(part.dtype).copy_(part, non_blocking=True)
+            here = [place for place in self._places if not sources[place.piece].is_cuda]
+            for buffer, offset, data in stretches(here, sources):
+                np.copyto(self._buffers[buffer].numpy()[offset : offset + len(data)], data.numpy())
+            for device in {source.device for source in sources if source.is_cuda}:
                 torch.cuda.synchronize(device)
 
     @property
@@ -106,35 +119,31 @@ class Live:
                 yield part.cpu().view(torch.uint8).numpy().data
 
 
-def stretches(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(to, from), contiguous and of one dtype each, as bytes; neighbours that are so on both sides are one.
+def stretches(places: Iterable[Place], sources: Sequence[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
+    """(buffer, offset, bytes to copy there); places that are neighbours there and in memory are one.
 
     Partitions of ZeRO lie in one piece of memory, by parameter. Copied in one go, they go past the processor's caches,
     which takes half to two thirds of the time.
     """
-    run: list[Tensor] = []
-    num_bytes = 0
-    for pair in pairs:
-        if run and all(_follows(new, old, num_bytes) for new, old in zip(pair, run, strict=True)):
-            num_bytes += pair[0].nbytes
+    buffer = to = num_bytes = begin = storage = first = -1
+    run: Tensor | None = None
+    for place in places:
+        source = sources[place.piece]
+        here, there = source.data_ptr() + place.first * source.itemsize, source.untyped_storage().data_ptr()
+        if (place.buffer, place.offset, here, there) == (buffer, to + num_bytes, begin + num_bytes, storage):
+            num_bytes += place.numel * source.itemsize
             continue
-        if run:
-            yield _bytes(run[0], num_bytes), _bytes(run[1], num_bytes)
-        run, num_bytes = list(pair), pair[0].nbytes
-    if run:
-        yield _bytes(run[0], num_bytes), _bytes(run[1], num_bytes)
+        if run is not None:
+            yield buffer, to, _bytes(run, first, num_bytes)
+        buffer, to, begin, storage = place.buffer, place.offset, here, there
+        run, first, num_bytes = source, here - there, place.numel * source.itemsize
+    if run is not None:
+        yield buffer, to, _bytes(run, first, num_bytes)
 
 
-def _follows(values: Tensor, first: Tensor, num_bytes: int) -> bool:
-    """Whether they begin that far behind the first, in the same memory."""
-    same = values.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-    return same and values.data_ptr() == first.data_ptr() + num_bytes
-
-
-def _bytes(values: Tensor, num_bytes: int) -> Tensor:
-    """The memory from their first byte on."""
-    begin = values.storage_offset() * values.itemsize
-    return torch.empty(0, dtype=torch.uint8).set_(values.untyped_storage(), begin, (num_bytes,), (1,))
+def _bytes(values: Tensor, first: int, num_bytes: int) -> Tensor:
+    """A stretch of the memory that they lie in."""
+    return torch.empty(0, dtype=torch.uint8).set_(values.untyped_storage(), first, (num_bytes,), (1,))
 
 
 def _check(piece: Piece) -> None:

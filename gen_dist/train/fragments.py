@@ -39,9 +39,9 @@ class Fragment:
     offset: int
     """First element, in the flattened master."""
 
-    def of(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Its values (numel,) in the masters, or in a list beside them."""
-        return tensors[self.master].detach().flatten()[self.offset : self.offset + self.numel]
+    def of(self, flat: Sequence[Tensor]) -> Tensor:
+        """Its values (numel,) in the masters, or in a list beside them, each of them flattened."""
+        return flat[self.master][self.offset : self.offset + self.numel]
 
     def put(self, tensors: Sequence[Tensor], values: Tensor) -> None:
         """Write its values there."""
@@ -92,12 +92,11 @@ def pieces(member: GroupEngine, average: Sequence[Tensor], *, rank: int, size: i
     sections = {"weight": local_masters(member), "average": average}
     if num_steps(member) > 0:
         sections |= {moment: local_moments(member, moment) for moment in MOMENTS}
-    found = [
-        Piece(f"{section}/{member.name}/{fragment.name}", fragment.shape, fragment.start, fragment.of(tensors))
-        for section, tensors in sections.items()
-        if tensors
-        for fragment in own
-    ]
+    found = []
+    for section, tensors in sections.items():
+        flat = [tensor.detach().flatten() for tensor in tensors]
+        for one in own if flat else ():
+            found.append(Piece(f"{section}/{member.name}/{one.name}", one.shape, one.start, one.of(flat)))
     for held in _unoptimized(member):
         if held.split or rank == 0:
             found.append(Piece(f"buffer/{member.name}/{held.name}", held.shape, held.start, held.values.flatten()))

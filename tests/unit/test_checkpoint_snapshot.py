@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gen_dist.checkpoint.piece import Piece
-from gen_dist.checkpoint.snapshot import Live, Snapshot, stretches
+from gen_dist.checkpoint.snapshot import Live, Place, Snapshot, stretches
 
 
 def partition() -> list[Piece]:
@@ -37,14 +37,16 @@ def test_it_holds_what_the_pieces_held(max_file_bytes: int) -> None:
 
 
 def test_neighbours_on_both_sides_are_copied_at_once() -> None:
-    source, to = torch.arange(100.0), torch.zeros(100)
+    source, other, to = torch.arange(100.0), torch.arange(5.0), torch.zeros(100)
     cuts = [(0, 10), (10, 30), (40, 60), (60, 61), (61, 100)]
-    found = list(stretches([(to[a:b], source[a:b]) for a, b in cuts]))
-    assert [len(copied) for copied, _ in found] == [120, 240]
-    for copied, original in found:
-        np.copyto(copied.numpy(), original.numpy())
+    places = [Place(0, 4 * a, 0, a, b - a) for a, b in cuts]
+    found = list(stretches(places, [source]))
+    assert [(offset, len(data)) for _, offset, data in found] == [(0, 120), (160, 240)]
+    for _, offset, data in found:
+        np.copyto(to.view(torch.uint8)[offset : offset + len(data)].numpy(), data.numpy())
     assert torch.equal(to[:30], source[:30])
     assert torch.equal(to[40:], source[40:])
     assert not to[30:40].any()
-    assert len(list(stretches([(to[:5], source[:5]), (to[5:9], source[6:10])]))) == 2, "neighbours on one side only"
-    assert not list(stretches([]))
+    for second in (Place(0, 20, 0, 6, 4), Place(0, 24, 0, 5, 4), Place(1, 20, 0, 5, 4), Place(0, 20, 1, 0, 4)):
+        assert len(list(stretches([Place(0, 0, 0, 0, 5), second], [source, other]))) == 2, "on one side only"
+    assert not list(stretches([], []))
