@@ -29,7 +29,7 @@ def main() -> None:
         for way, truth in ranks.run(save, WAYS, folder)[0].items():
             np.savez(folder / way / TRUTH, **truth)
         with tarfile.open(target, "x:xz") as archive:
-            archive.add(folder, arcname="")
+            archive.add(folder, arcname=".")
     print(target)
 
 
