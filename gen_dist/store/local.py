@@ -293,17 +293,21 @@ def _locked(folder: Path, *, needed: bool) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     deadline_s = time.monotonic() + LOCK_PATIENCE_S
     try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline_s:
-                    raise
-                time.sleep(LOCK_POLL_S)
-                continue
-            except OSError:  # some network disks lock no folders: then only the check is left
-                pass
-            break
+        while not _may_go_on(handle):
+            if time.monotonic() > deadline_s:
+                raise BlockingIOError(errno.EWOULDBLOCK, f"{folder} is locked")
+            time.sleep(LOCK_POLL_S)
         yield
     finally:
         os.close(handle)
+
+
+def _may_go_on(handle: int) -> bool:
+    """Takes the lock of a folder, unless another process has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network disks lock no folders: then only the check is left
+        pass
+    return True

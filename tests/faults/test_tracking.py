@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -132,7 +133,8 @@ def test_a_server_in_trouble_from_the_start_costs_a_warning_and_nothing_else(
     assert not recorded
     assert life.tracker.trouble or trouble == "slow"
     assert took_s < LEFT_S
-    assert sorted(life.times_s)[int(len(life.times_s) * 0.99)] < proxy.slow_s / 10
+    assert statistics.median(life.times_s) < 0.02
+    assert sorted(life.times_s)[int(len(life.times_s) * 0.99)] < proxy.slow_s / 10, "a step waited for the server"
     assert life.tracker.wal_lag_rows >= 600
     life.check_silence()
     proxy.trouble = ""
