@@ -17,14 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gen_dist.job.errors import GenDistError
+from gen_dist.nets.pretrained import load_model, load_tokenizer, model_type
 
 PAD = 0
 NULL = 1  # a caption of no words: what classifier-free guidance trains as "any image"
 
 
-class TextError(GenDistError):
-    """A folder of a text encoder that cannot be used."""
+NAMED_INSTEAD = (
+    "a folder that transformers' save_pretrained wrote, with its tokenizer, or '' for the small encoder trained in the"
+    " run"
+)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -87,9 +89,8 @@ class PretrainedTokens:
     """
 
     def __init__(self, folder: Path, *, length: int) -> None:
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        """Raises: PretrainedError."""
+        self._tokenizer = load_tokenizer(folder, setting="text_encoder")
         self.length = min(length, int(self._tokenizer.model_max_length))
 
     def __call__(self, captions: Sequence[str]) -> Tensor:
@@ -107,22 +108,24 @@ class PretrainedTokens:
 class PretrainedTextEncoder(nn.Module):
     """A frozen CLIP or T5 text model from a `save_pretrained` folder: (2, B, L) tokens and mask -> (B, L, D)."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        from transformers import AutoConfig, AutoModel, CLIPTextModel, T5EncoderModel
+    def __init__(self, folder: Path, *, clip_layers_left_out: int = 0) -> None:
+        """`clip_layers_left_out`: at the end of a CLIP model; its last norm follows the layer before them.
 
-        if not (folder / "config.json").exists():
-            raise TextError(
-                f"model.text_encoder={str(folder)!r}: no config.json there; name a folder that transformers'"
-                " save_pretrained wrote, with its tokenizer, or '' for the small encoder trained in the run"
-            )
-        kind = AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type
+        Raises: PretrainedError.
+        """
+        super().__init__()
+        from transformers import AutoModel, CLIPTextModel, T5EncoderModel
+
+        kind = model_type(folder, setting="text_encoder", what=NAMED_INSTEAD)
         classes = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
-        self.encoder = classes.get(kind, AutoModel).from_pretrained(str(folder), local_files_only=True)
+        self.encoder = load_model(classes.get(kind, AutoModel), folder, setting="text_encoder")
+        if clip_layers_left_out and isinstance(self.encoder, CLIPTextModel):
+            layers = self.encoder.encoder.layers
+            self.encoder.encoder.layers = layers[: len(layers) - clip_layers_left_out]
         self.width = int(getattr(self.encoder.config, "hidden_size", 0) or self.encoder.config.d_model)
 
     def forward(self, tokens_2BL: Tensor) -> Tensor:
-        """Last hidden states; zero where the mask is 0."""
+        """Hidden states of the last layer; zero where the mask is 0."""
         tokens_BL, mask_BL = tokens_2BL
         hidden_BLD = self.encoder(input_ids=tokens_BL, attention_mask=mask_BL).last_hidden_state
         return hidden_BLD * mask_BL.unsqueeze(-1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from gen_dist.nets.pretrained import PretrainedError, shapes_alone
 from gen_dist.nets.text import (
     NULL,
     PAD,
@@ -14,7 +16,6 @@ from gen_dist.nets.text import (
     PretrainedTextEncoder,
     PretrainedTokens,
     SmallTextEncoder,
-    TextError,
 )
 from tests.support.text_models import write_text_model
 
@@ -53,9 +54,40 @@ def test_a_pretrained_folder_gives_the_models_own_hidden_states(folder: Path) ->
     assert (vectors[1, 1] == 0).all(), "a padded token carries something"
 
 
+def test_of_clip_a_layer_before_the_last_may_be_read_through_the_last_norm(tmp_path: Path) -> None:
+    folder = write_text_model(tmp_path / "clip", "clip")
+    whole = PretrainedTextEncoder(folder)
+    pair = PretrainedTokens(folder, length=6)(["red heart", "blue"])
+    states = whole.encoder(input_ids=pair[0], attention_mask=pair[1], output_hidden_states=True).hidden_states
+    wanted = whole.encoder.final_layer_norm(states[-2]) * pair[1].unsqueeze(-1)
+    torch.testing.assert_close(PretrainedTextEncoder(folder, clip_layers_left_out=1)(pair), wanted)
+    t5 = write_text_model(tmp_path / "t5", "t5")
+    torch.testing.assert_close(PretrainedTextEncoder(t5, clip_layers_left_out=1)(pair), PretrainedTextEncoder(t5)(pair))
+
+
 def test_a_folder_without_a_model_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match=r"config\.json"):
+    with pytest.raises(PretrainedError, match=r"config\.json"):
         PretrainedTextEncoder(tmp_path)
+
+
+def test_a_folder_without_weights_or_tokenizer_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(folder / "config.json", bare)
+    with pytest.raises(PretrainedError, match=r"transformers cannot read it: .*; copy the model's whole folder there"):
+        PretrainedTextEncoder(bare)
+    with pytest.raises(PretrainedError, match="put the model's tokenizer beside it"):
+        PretrainedTokens(bare, length=6)
+
+
+def test_who_counts_shapes_needs_no_weights(folder: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(folder / "config.json", bare)
+    with shapes_alone():
+        counted = PretrainedTextEncoder(bare)
+    read = PretrainedTextEncoder(folder)
+    assert [value.shape for value in counted.parameters()] == [value.shape for value in read.parameters()]
 
 
 def test_latent_diffusion_trains_nothing_of_a_pretrained_encoder(folder: Path) -> None:
