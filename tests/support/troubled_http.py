@@ -13,15 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Trouble = Literal["", "refuse", "error", "slow", "lose"]
+Trouble = Literal["", "refuse", "error", "slow", "lose", "deny"]
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
 class TroubledProxy:
     """A running proxy. `trouble` may be set at any time: "" passes requests on, `refuse` resets the connection,
 
-    `error` answers 500, `slow` answers only after `slow_s` (the request is done at once), `lose` does the request and
-    resets the connection in place of an answer.
+    `error` answers 500, `deny` answers 401 as one that wants to know who asks, `slow` answers only after `slow_s` (the
+    request is done at once), `lose` does the request and resets the connection in place of an answer.
     """
 
     def __init__(self, url: str, port: int) -> None:
@@ -74,6 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if trouble == "error":
             self._answer(500, {}, b"out of order")
+            return
+        if trouble == "deny":
+            self._answer(401, {"WWW-Authenticate": 'Basic realm="mlflow"'}, b"You are not authenticated.")
             return
         status, headers, content = self._asked(body)
         if trouble == "lose":
