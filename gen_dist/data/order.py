@@ -104,8 +104,9 @@ class Order:
             place -= plan.base[lane]
             window = (place + self._phase[lane]) // self.plan.window
             key = lane * _STRIDE + window
-            for number in np.unique(key).tolist():
-                here = key == number
+            together = np.argsort(key, kind="stable")
+            for here in np.split(together, np.flatnonzero(np.diff(key[together])) + 1):
+                number = int(key[here[0]])
                 first, in_window = self._window(epoch, plan, number // _STRIDE, number % _STRIDE)
                 ids[here] = in_window[place[here] - first]
         return ids

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 RECIPES: dict[str, str] = {
     "latent_diffusion": "gen_dist.recipes.latent_diffusion:LatentDiffusion",
     "dcgan": "gen_dist.recipes.dcgan:DCGAN",
+    "gigagan": "gen_dist.recipes.gigagan:GigaGAN",
+    "gigagan_upsampler": "gen_dist.recipes.gigagan_upsampler:GigaGANUpsampler",
     "ddpm": "gen_dist.recipes.ddpm:DDPM",
 }
 

@@ -28,7 +28,10 @@ image, an empty caption and zeros, which no loss may learn from: see `mean`.
 """
 
 Losses = dict[str, Tensor]
-"""Named scalars. The trainer descends their sum; every name becomes a metric."""
+"""Named scalars. The trainer descends their sum; every name becomes a metric.
+
+One that is detached is a metric alone: the slope of the sum does not know of it.
+"""
 
 
 def mean(value: Tensor, weight_B: Tensor) -> Tensor:
@@ -82,10 +85,17 @@ class Group:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    weight_decays: Mapping[str, float] = field(default_factory=dict)
+    """Instead of `weight_decay`, of the parameters below a module of this name, such as attention."""
     average: bool = True
     """Whether samples are drawn from a moving average; False where another network learns from the live weights."""
     span_images: tuple[int, int | None] = (0, None)
     """Images seen at the group's first and after its last step (None: the end of the run); the rates follow it."""
+
+    def decay_of(self, parameter: str) -> float:
+        """Weight decay of a parameter by its dotted name."""
+        path = parameter.split(".")
+        return next((decay for name, decay in self.weight_decays.items() if name in path), self.weight_decay)
 
 
 @dataclass
@@ -100,6 +110,8 @@ class Ctx:
     device: torch.device
     mean: Callable[[Tensor], Tensor] = lambda value: value.detach()
     """Mean over all workers, without a gradient; identity on one worker."""
+    rows: Callable[[Tensor], Tensor] = lambda value: value.detach()
+    """Rows (B, ...) of all workers without a gradient, one's own first: candidates of a contrastive loss."""
     scratch: dict[str, Any] = field(default_factory=dict)
     """Lives for one micro-batch of one step: a phase may leave something for a later phase."""
 
@@ -115,6 +127,8 @@ class Phase:
     """False accumulates gradients into the group's next phase."""
     fresh: bool = False
     """True draws a new global batch for this phase and those after it (several critic steps a round)."""
+    full_precision: bool = False
+    """True computes in fp32 also in a bf16 run, for the gradient of a gradient; a network at ZeRO-3 stays in bf16."""
 
 
 class Recipe(ABC):
@@ -151,6 +165,21 @@ class Recipe(ABC):
         """
         return {"caption": list(prompts)}
 
+    @property
+    def enlarges_px(self) -> int:
+        """Side of the images that `sample` starts from, `Settings.enlarges_px`; 0 where it needs none.
+
+        They are `conditions["image"]` (count, 3, side, side) in [-1, 1], beside what `conditions` gives of prompts.
+        """
+        return int(getattr(self.settings, "enlarges_px", 0))
+
+    def finer(self, prompts: Sequence[str], from_px: int) -> dict[str, Any]:
+        """Further conditions: what the levels from `from_px` on are drawn from instead, one prompt for each image.
+
+        Raises: PromptError where there are no such levels, or the recipe knows none.
+        """
+        raise PromptError("this model has no levels that are drawn from a prompt of their own; leave --fine-prompt out")
+
     @abstractmethod
     def sample(self, ctx: Ctx, conditions: Batch, count: int) -> Tensor:
         """Images (count, 3, H, W) in [-1, 1]; equal for an equal `ctx.draw`."""
@@ -158,6 +187,13 @@ class Recipe(ABC):
     def evaluate(self, ctx: Ctx, batch: Batch) -> dict[str, Tensor]:
         """Scores of a held-out micro-batch, each (B,); the trainer logs their means over the samples of weight 1."""
         return {}
+
+    def diagnosis(self, means: Mapping[str, float]) -> str:
+        """Why the run is lost, by its losses since the last log line; empty where it is not. See `train.divergence`.
+
+        `means`: by `phase/name`, over all workers. A pure function: every worker must come to the same answer.
+        """
+        return ""
 
     def made_with(self) -> Mapping[str, Mapping[str, str]]:
         """What stored arrays of `batch` must have been computed with: by member, by name. A run on others is refused.

@@ -13,7 +13,7 @@ from gen_dist.checkpoint import open_checkpoint
 from gen_dist.recipes.contract import Clock
 from gen_dist.store import open_store
 from gen_dist.train.fits import check_fits
-from gen_dist.train.guard import NonFiniteLossError, RollbackWanted
+from gen_dist.train.guard import DivergenceError, NonFiniteLossError, RollbackWanted
 from gen_dist.train.process import prepare
 from gen_dist.train.wiring import WiringError
 from tests.contract.cases import Case, build, stream
@@ -25,7 +25,7 @@ def train(case: Case) -> dict[str, Any]:
     """From the start, or `case.resume`, to the end of the job. Returns, equal on all ranks:
 
     `weights`: fp32, by group/network.parameter; `averages`: what samples are drawn from, by network.parameter;
-    `metrics`: what was reported, oldest first; `skipped`: the steps that were not made.
+    `metrics`: what was reported, oldest first; `skipped`: the steps that were not made; `warnings`: the texts of such.
     """
     job = case.job
     device = prepare(job)
@@ -53,12 +53,15 @@ def train(case: Case) -> dict[str, Any]:
         clock = state.restore(checkpoint, recipe=recipe, engines=engines, averages=averages)
     metrics: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
+    warnings: list[str] = []
 
     def report(kind: str, **facts: Any) -> None:
         if kind == "metrics":
             metrics.append(facts["metrics"])
         elif kind == "skipped":
             skipped.append(facts)
+        elif kind == "warning":
+            warnings.append(facts["text"])
 
     data = stream(job, recipe)
     ledger = Ledger(data.order.plan, team=team, max_bad_share=1.0)
@@ -87,14 +90,15 @@ def train(case: Case) -> dict[str, Any]:
         for key, value in whole_weights(member)
     }
     drawn_from = {key: _array(value) for key, value in state.model_weights(engines, averages).items()}
-    return {"weights": weights, "averages": drawn_from, "metrics": metrics, "skipped": skipped}
+    said = {"metrics": metrics, "skipped": skipped, "warnings": warnings}
+    return {"weights": weights, "averages": drawn_from, **said}
 
 
 def train_until_refused(case: Case) -> tuple[str, str, tuple[Any, ...]]:
     """The error that ends the training: its type, its text and its arguments. Every rank must raise it."""
     try:
         train(case)
-    except (NonFiniteLossError, RollbackWanted, WiringError) as error:
+    except (DivergenceError, NonFiniteLossError, RollbackWanted, WiringError) as error:
         return type(error).__name__, str(error), error.args
     return "", "", ()
 

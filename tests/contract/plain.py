@@ -32,14 +32,14 @@ class Result:
 
 
 class Half:
-    """A network as bf16 copies of fp32 weights, float32 in and out."""
+    """A network as bf16 copies of fp32 weights, float32 in and out; `full` computes in fp32 with those copies."""
 
-    def __init__(self, net: nn.Module) -> None:
-        self._net = net
+    def __init__(self, net: nn.Module, *, full: bool = False) -> None:
+        self._net, self._dtype = net, torch.float32 if full else torch.bfloat16
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        args, kwargs = _cast((args, kwargs), torch.bfloat16)
-        weights = _cast(dict(self._net.named_parameters()), torch.bfloat16)
+        args, kwargs = _cast((args, kwargs), self._dtype)
+        weights = _cast(_cast(dict(self._net.named_parameters()), torch.bfloat16), self._dtype)
         return _cast(torch.func.functional_call(self._net, weights, args, kwargs), torch.float32)
 
 
@@ -66,11 +66,10 @@ def train(case: Case, *, gradient_scale: float = 1.0, longest_norm: float = math
     }
     optimizers = {
         name: torch.optim.AdamW(
-            parameters[name].values(),
+            [{"params": [value], "weight_decay": group.decay_of(key)} for key, value in parameters[name].items()],
             lr=group.learning_rate,
             betas=group.betas,
             eps=group.eps,
-            weight_decay=group.weight_decay,
             foreach=False,
         )
         for name, group in groups.items()
@@ -79,7 +78,8 @@ def train(case: Case, *, gradient_scale: float = 1.0, longest_norm: float = math
     result = Result(_flat(parameters), {}, {})
     data, size, images, step = stream(job, recipe), job.train.global_batch_images, 0, 0
     seen = dict.fromkeys(groups, 0)
-    routes = {name: Half(net) for name, net in nets.items()} if job.train.precision == "bf16" else nets
+    half = job.train.precision == "bf16"
+    routes = {full: {name: Half(net, full=full) if half else net for name, net in nets.items()} for full in (0, 1)}
     while images < job.train.total_images:
         clock, position = Clock(images=images, step=step), images
         batch = _batch(data.batch(position, size))
@@ -92,7 +92,7 @@ def train(case: Case, *, gradient_scale: float = 1.0, longest_norm: float = math
                 for value in own.values():
                     value.requires_grad_(name == phase.group)
             draw = Draw(seed=job.seed, first=position, count=size, turn=number * 65_536)
-            ctx = Ctx(nets=routes, frozen={}, clock=clock, draw=draw, device=torch.device("cpu"))
+            ctx = Ctx(nets=routes[phase.full_precision], frozen={}, clock=clock, draw=draw, device=torch.device("cpu"))
             loss = sum(phase.loss(ctx, batch).values())
             loss.backward()
             if not phase.step:

@@ -83,9 +83,14 @@ def test_samples_are_images_that_follow_their_seed_alone(name: str, recipe: Reci
     model = Model.from_weights(recipe, reference(name).averages, device=torch.device("cpu"), frozen={})
     prompts = (smoke_job(name).train.prompts * 2)[:6]
 
+    torch.manual_seed(0)
+    given = torch.rand(6, 3, recipe.enlarges_px, recipe.enlarges_px) * 2 - 1
+
     def drawn(seed: int, first: int, count: int) -> Tensor:
-        ctx = model.context(seed=seed, first=first, count=count)
-        return recipe.sample(ctx, recipe.conditions(prompts[first : first + count]), count)
+        ctx, conditions = model.context(seed=seed, first=first, count=count), {}
+        if recipe.enlarges_px:
+            conditions["image"] = given[first : first + count]
+        return recipe.sample(ctx, recipe.conditions(prompts[first : first + count]) | conditions, count)
 
     shape = recipe.batch["image"].shape
     all_six = drawn(0, 0, 6)

@@ -43,8 +43,9 @@ class OneGroup(Recipe):
         }
 
     def groups(self) -> dict[str, Group]:
-        """One, of both."""
-        return {"all": Group(("down", "up"), 1e-3, betas=(0.9, 0.99), weight_decay=0.1)}
+        """One, of both. Its first and last parameters decay at one rate, those in the middle at another."""
+        decays = {"weight_decay": 0.1, "weight_decays": {"down": 0.3, "2": 0.3}}
+        return {"all": Group(("down", "up"), 1e-3, betas=(0.9, 0.99), **decays)}
 
     def phases(self, clock: Clock) -> Sequence[Phase]:
         """Two of them make one step together."""

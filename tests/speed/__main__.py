@@ -21,6 +21,7 @@ BENCHMARKS = {
     "checkpoint-total": "tests.speed.checkpoint.total",
     "resume": "tests.speed.checkpoint.resume",
     "recovery": "tests.speed.recovery",
+    "gigagan-vs-peer": "tests.speed.gigagan.vs_peer",
 }
 
 

@@ -51,7 +51,8 @@ def test_a_benchmark_ends_with_one_line_of_json() -> None:
 def test_every_benchmark_is_listed() -> None:
     listed = [line.partition(": ")[0] for line in speed("--list").stdout.splitlines()]
     streams = ["stream-vs-peers", "stream-ceiling", "stream-latents", "stream-resume"]
-    assert listed == ["train-overhead", *streams, "checkpoint-blocking", "checkpoint-total", "resume", "recovery"]
+    checkpoints = ["checkpoint-blocking", "checkpoint-total", "resume"]
+    assert listed == ["train-overhead", *streams, *checkpoints, "recovery", "gigagan-vs-peer"]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,18 @@ def test_a_checkpoint_is_measured_against_deepspeeds_own(name: str, scratch: Pat
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["ratio"] == pytest.approx(found["ours_s"] / found["theirs_s"])
     assert list(found["cases"]) == ["zero-1"]
+
+
+def test_gigagan_is_measured_against_its_peer() -> None:
+    done = speed("gigagan-vs-peer", "--json", "--tiny", "--only", "same-interval")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    case = found["cases"]["same-interval"]
+    assert found["ratio"] == pytest.approx(case["ours_step_s"] / case["theirs_step_s"])
+    assert case["ratio_of_memory"] == pytest.approx(case["ours_peak_gb"] / case["theirs_peak_gb"])
+    for side in ("ours", "theirs"):
+        plain_s, penalised_s = case[f"{side}_plain_s"], case[f"{side}_penalised_s"]
+        assert case[f"{side}_step_s"] == pytest.approx((15 * plain_s + penalised_s) / 16)
 
 
 def test_the_ratio_is_that_of_the_quickest_peer() -> None:

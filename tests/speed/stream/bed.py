@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.speed.stream.convert import SHARD_BYTES
-from tests.speed.stream.peers import peers_python
+from tests.speed.stream.peers import PEERS
 from tests.speed.stream.shards import Shards
 from tests.support.gateway import Gateway, run_gateway
 
@@ -40,7 +40,7 @@ class Bed:
         return f"s3://{self.gateway.bucket}/{prefix_of(reader)}"
 
     def python(self, reader: str) -> Path:
-        return peers_python() if reader in CONVERTED else Path(sys.executable)
+        return PEERS.python() if reader in CONVERTED else Path(sys.executable)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ import boto3  # noqa: F401  not imported on the clock
 
 from gen_dist.data.source import find_data, open_stream
 from gen_dist.job.spec import DataSpec, S3Spec
-from gen_dist.train.process import keep_memory
+from gen_dist.train.process import freeze_imports, keep_memory
 from tests.speed.stream.epoch import Batch
 from tests.speed.stream.task import BATCH_SAMPLES, IMAGE_PX, LATENT_SHAPE, TEXT_SHAPE, Task
 
@@ -36,6 +36,7 @@ FIELDS = {
 def ready(task: Task) -> Callable[[], Iterator[Batch]]:
     """`gen-dist data index` has run, and the manifest is read on the clock."""
     keep_memory()
+    freeze_imports()
     spec = DataSpec(
         url=task.url, train="*.tar", cache_bytes=0, s3=S3Spec(endpoint_url=task.endpoint_url, addressing="path")
     )
