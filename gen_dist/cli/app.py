@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,7 +12,10 @@ import typer
 
 from gen_dist import __version__
 from gen_dist.cli.data import app as data_app
+from gen_dist.cli.doctor import doctor
 from gen_dist.cli.models import app as models_app
+from gen_dist.cli.plan import plan
+from gen_dist.cli.submit import listed, logs, resume, stop, submit
 
 app = typer.Typer(
     name="gen-dist",
@@ -91,6 +95,7 @@ def train(
     from gen_dist.job.load import load_job
 
     again = typed("gen-dist", ["train", job, *(word for override in overrides for word in ("--set", override))])
+    again = os.environ.get("GENDIST_RESUME", again)  # of a submitted job: for the laptop that it came from
     facts = run(load_job(job, overrides), command=again, as_json=as_json, fresh=fresh)
     if as_json:
         print_report(facts)
@@ -107,6 +112,13 @@ def sample(
     seed: Annotated[int, typer.Option(help="The same seed gives the same image.")] = 0,
     out: Annotated[str, typer.Option("-o", "--out", help="PNG to write; several prompts make a grid.")] = "sample.png",
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Images for each prompt.")] = 1,
+    upsampler: Annotated[
+        str, typer.Option(metavar="MODEL", help="Named as MODEL: enlarges what it draws (recipe gigagan_upsampler).")
+    ] = "",
+    fine_prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Prompt of the fine levels of all images (GigaGAN).")
+    ] = "",
+    fine_from_px: Annotated[int, typer.Option(metavar="N", help="Side of the first of them.")] = 0,
     tracking_uri: Annotated[str, typer.Option(help="MLflow address for models:/ names.")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; by default what is there.")] = "",
     as_json: Json = False,
@@ -114,7 +126,9 @@ def sample(
     """Draw images from a trained model."""
     from gen_dist.cli.sample import run
 
-    facts = run(model, prompts * count, seed=seed, out=out, tracking_uri=tracking_uri, device=device, as_json=as_json)
+    fine = (fine_prompt, fine_from_px) if fine_prompt or fine_from_px else None
+    where = {"out": out, "tracking_uri": tracking_uri, "device": device}
+    facts = run(model, prompts * count, upsampler=upsampler, seed=seed, fine=fine, as_json=as_json, **where)
     if as_json:
         print_report(facts)
 
@@ -171,14 +185,34 @@ def evaluate(
     ],
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Training captions to draw.")] = 256,
     seed: Annotated[int, typer.Option(help="The same seed gives the same score.")] = 0,
+    attributes: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Measure these instead: keys of the samples' JSON member.")
+    ] = "",
+    data: Annotated[str, typer.Option(metavar="URL", help="With --attributes: shards whose captions are right.")] = "",
     record: Annotated[bool, typer.Option("--record", help="Keep it with models:/NAME/VERSION, for its gates.")] = False,
     tracking_uri: Annotated[str, typer.Option(help="MLflow address for models:/ names.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Measure how often a drawing's nearest real image has the caption's category."""
-    from gen_dist.cli.evaluate import run
+    """Measure how often a drawing's nearest real image has the caption's category.
 
-    facts = run(model, count=count, seed=seed, record=record, tracking_uri=tracking_uri, as_json=as_json)
+    With --attributes, such as colour,shape, how often a drawing shows what its held-out caption says of each, read by
+    a network that learns to read them from the real images first.
+    """
+    from gen_dist.cli.evaluate import run, run_attributes
+
+    if attributes:
+        facts = run_attributes(
+            model,
+            attributes,
+            data=data,
+            count=count,
+            seed=seed,
+            record=record,
+            tracking_uri=tracking_uri,
+            as_json=as_json,
+        )
+    else:
+        facts = run(model, count=count, seed=seed, record=record, tracking_uri=tracking_uri, as_json=as_json)
     if as_json:
         print_report(facts)
 
@@ -201,6 +235,15 @@ def track(
     facts = send(run, tracking_uri=tracking_uri, as_json=as_json)
     if as_json:
         print_report(facts)
+
+
+app.command()(plan)
+app.command()(doctor)
+app.command()(submit)
+app.command("jobs")(listed)
+app.command()(logs)
+app.command()(stop)
+app.command()(resume)
 
 
 def print_report(facts: Any) -> None:

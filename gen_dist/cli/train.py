@@ -12,6 +12,7 @@ from rich.console import Console
 from gen_dist.cli.program import typed
 from gen_dist.cli.progress import View, seconds, summary
 from gen_dist.job import arithmetic
+from gen_dist.job.settings import enlarges, settings_of
 from gen_dist.job.spec import JobSpec
 from gen_dist.registry.find import DEFAULT_DATABASE
 from gen_dist.registry.secrets import without_secrets
@@ -66,11 +67,16 @@ def _tell(console: Console, facts: dict[str, Any]) -> None:
 
 
 def _draw(job: JobSpec, published: Published) -> str:
-    """A command that draws from the registered model; it names the tracker where that is not the usual one."""
+    """A command that draws from the registered model; it names the tracker where that is not the usual one.
+
+    An upsampler wants the name of a base model in it.
+    """
     prompt = job.train.prompts[0] if job.train.prompts else "anything"
     uri = arithmetic.tracking_uri(job)
     where = [] if uri == f"sqlite:///{DEFAULT_DATABASE}" else ["--tracking-uri", without_secrets(uri)]
-    return typed("gen-dist", ["sample", published.alias_uri, prompt, "--seed", "7", "-o", "sample.png", *where])
+    drawn_by = published.alias_uri
+    model = ["BASE", prompt, "--upsampler", drawn_by] if enlarges(settings_of(job.recipe)) else [drawn_by, prompt]
+    return typed("gen-dist", ["sample", *model, "--seed", "7", "-o", "sample.png", *where])
 
 
 def _mlflow_page(job: JobSpec) -> str:
@@ -86,4 +92,8 @@ def _shown(place: Path | str | None) -> str | None:
     if place is None or "://" in str(place):
         return str(place) if place else None
     path = Path(place)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # Ray removes the folder of a submitted job as soon as it is to stop
+        return str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gen_dist.job import explain
+from gen_dist.job.away import away_problems
 from gen_dist.job.errors import JobError
 from gen_dist.job.limits import limit_problems
 from gen_dist.job.overrides import Override, origin_of, parse, place
@@ -20,13 +21,22 @@ from gen_dist.job.shards import data_problems
 from gen_dist.job.spec import JobSpec, Spec
 
 MOST_NEARBY_FILES = 8
+EMBEDDED = "embedded://"
 
 
-def load_job(path: str | Path, overrides: Sequence[str] = (), *, catalog: Path = CATALOG) -> JobSpec:
-    """The job of a TOML file, checked; `overrides` are texts like `train.zero_stage=2`.
+def load_job(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    away: bool = False,
+    looks_at_data: bool = True,
+    catalog: Path = CATALOG,
+) -> JobSpec:
+    """The job of a TOML file, or of a job.resolved.json, checked; `overrides` are texts like `train.zero_stage=2`.
 
     Raises JobError with one line a problem: types, names, arithmetic for every allowed number of workers, ZeRO
-    stages, and, where the data is on this machine, its shards.
+    stages, and with `looks_at_data`, where the data is on this machine, its shards. With `away` the job is for other
+    machines: folders are theirs and not looked at, and none may be relative to the current one.
     """
     raw = _read(Path(path))
     parsed = [parse(text) for text in overrides]
@@ -35,7 +45,10 @@ def load_job(path: str | Path, overrides: Sequence[str] = (), *, catalog: Path =
     found: list[Problem] = [problem for override in typed if (problem := place(raw, override.key, override.value))]
     _keep_texts(raw, typed)
     job, more = _build(raw, catalog)
-    if not any(problem.key.startswith("data") for problem in more):
+    if away:
+        more += away_problems(raw, job)
+        looks_at_data = looks_at_data and job.data.url.startswith(EMBEDDED)
+    if looks_at_data and not any(problem.key.startswith("data") for problem in more):
         more += data_problems(job.data)
     lines = refused + [_line(problem, typed, str(path)) for problem in [*found, *more]]
     if lines:
@@ -64,12 +77,24 @@ def _read(path: Path) -> dict[str, Any]:
         names = [str(file) for file in near if file.name != "pyproject.toml"][:MOST_NEARBY_FILES]
         remedy = choose(str(path), names) if names else "write the path of a job file"
         raise JobError([f"{path}: no such job file; {remedy}"])
+    if path.suffix == ".json":
+        return _read_resolved(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise JobError([f"{path}: not a text file ({error.reason} at byte {error.start}); write TOML"]) from None
     except tomllib.TOMLDecodeError as error:
         raise JobError([f'{path}: not TOML: {error}; write such as `name = "my-run"`, texts in quotes']) from None
+
+
+def _read_resolved(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise JobError([f"{path}: not JSON: {error}; write a job in TOML, or name a run's job.resolved.json"]) from None
+    if not isinstance(found, dict):
+        raise JobError([f"{path}: no job; write one in TOML, or name a run's job.resolved.json"])
+    return found
 
 
 def _keep_texts(raw: dict[str, Any], overrides: Sequence[Override]) -> None:
@@ -94,7 +119,7 @@ def _build(raw: dict[str, Any], catalog: Path) -> tuple[JobSpec, list[Problem]]:
         settings = settings_of(job.recipe, catalog)
         model, more = _validated(settings, job.model, "model.")
         found += more
-        groups, many_sizes = zero_max(settings), learns_many_sizes(settings)
+        groups, many_sizes = zero_max(model), learns_many_sizes(settings)
         job = job.model_copy(update={"model": model.model_dump(mode="json")})
     doubtful = {key for problem in found for key in (problem.key, problem.meant, *problem.concerns) if key}
     found += [

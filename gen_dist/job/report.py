@@ -11,7 +11,7 @@ from typing import Any
 
 from gen_dist.job.arithmetic import derived, world_sizes
 from gen_dist.job.load import resolve
-from gen_dist.job.settings import CATALOG, settings_of, zero_max
+from gen_dist.job.settings import CATALOG, compared_images, settings_of, zero_max
 from gen_dist.job.shards import shards
 from gen_dist.job.spec import JobSpec, Spec
 
@@ -22,11 +22,12 @@ LINE_CHARACTERS = 100
 def report(job: JobSpec, *, file: str, catalog: Path = CATALOG) -> dict[str, Any]:
     """JSON-able: the file, the resolved job, its derived numbers, the local data, and what is doubtful."""
     data = {part: _amount(job.data.url, getattr(job.data, part)) for part in ("train", "heldout")}
+    settings = settings_of(job.recipe, catalog)
     return {
         "file": file,
         "job": resolve(job),
-        "derived": derived(job, zero_max(settings_of(job.recipe, catalog))) | {"data": data},
-        "warnings": list(_warnings(job, settings_of(job.recipe, catalog))),
+        "derived": derived(job, zero_max(settings(**job.model))) | {"data": data},
+        "warnings": list(_warnings(job, settings)),
     }
 
 
@@ -45,7 +46,7 @@ def _amount(url: str, pattern: str) -> dict[str, int] | None:
 
 def _warnings(job: JobSpec, settings: type[Spec]) -> Iterator[str]:
     cluster, cpus = job.cluster, os.cpu_count() or 1
-    compared, micro = getattr(settings, "compared_images", 1), job.train.micro_batch_images
+    compared, micro = compared_images(settings), job.train.micro_batch_images
     if micro % compared:
         yield (
             f"train.micro_batch_images={micro}: recipe '{job.recipe}' compares {compared} neighbours, fewer where a"

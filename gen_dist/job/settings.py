@@ -1,6 +1,7 @@
 """The Settings class of a recipe, read from the recipe's source: its module imports torch, and checking must not.
 
-Of a recipe file only `class Settings`, the module-level names it uses, and the imports it may use are executed.
+Of a recipe file only `class Settings`, the module-level names it uses, and the imports it may use are executed. The
+Settings of another recipe that it adds to are read from that recipe's file in the same way.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from gen_dist.job.spec import Spec
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CATALOG = PACKAGE / "recipes" / "catalog.py"
+RECIPES = "gen_dist.recipes."
 MAY_IMPORT = ("__future__", "typing", "collections.abc", "math", "pydantic", "gen_dist.job.spec")
 
 
@@ -35,14 +37,28 @@ def settings_of(recipe: str, catalog: Path = CATALOG) -> type[Spec]:
     return read_settings(root.joinpath(*module.split(".")).with_suffix(".py"))
 
 
-def zero_max(settings: type[Spec]) -> dict[str, int]:
-    """Group of the recipe -> highest ZeRO stage that it allows."""
-    return dict(getattr(settings, "zero_max", {}))
+def zero_max(settings: type[Spec] | Spec) -> dict[str, int]:
+    """Group of the recipe -> highest ZeRO stage that it allows.
+
+    Of settings with values, those that hold for them, where they decide (`Settings.zero_max_here`).
+    """
+    here = getattr(settings, "zero_max_here", None) if isinstance(settings, Spec) else None
+    return dict(getattr(settings, "zero_max", {}) if here is None else here)
 
 
 def learns_many_sizes(settings: type[Spec]) -> bool:
     """Whether the recipe says which heights and widths it learns at besides its own (`Settings.size_step_px`)."""
     return hasattr(settings, "size_step_px")
+
+
+def enlarges(settings: type[Spec]) -> bool:
+    """Whether the recipe draws from small images (`Settings.enlarges_px`)."""
+    return hasattr(settings, "enlarges_px")
+
+
+def compared_images(settings: type[Spec] | Spec) -> int:
+    """Neighbours of a micro-batch that the recipe compares with each other; 1: none (`Settings.compared_images`)."""
+    return int(getattr(settings, "compared_images", 1))
 
 
 def read_settings(source: Path) -> type[Spec]:
@@ -53,7 +69,12 @@ def read_settings(source: Path) -> type[Spec]:
     tree = ast.parse(text, filename=str(source))
     module = ModuleType(f"{__name__}.{source.stem}")
     sys.modules[module.__name__] = module
-    picked = ast.Module(_needed(tree, source), type_ignores=[])
+    needed = _needed(tree, source)
+    bases = [node for node in needed if _recipe_of(node)]
+    for node in bases:
+        (name,) = _names_defined(node)
+        setattr(module, name, read_settings(source.with_name(f"{_recipe_of(node)}.py")))
+    picked = ast.Module([node for node in needed if node not in bases], type_ignores=[])
     exec(compile(picked, f"<settings of {source}>", "exec"), module.__dict__)  # noqa: S102 (source of this package)
     for name, meaning in _meanings(tree).items():  # pydantic finds them only in a module that was imported from a file
         module.Settings.model_fields[name].description = meaning
@@ -99,11 +120,21 @@ def _names_defined(node: ast.stmt) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
+def _recipe_of(node: ast.stmt) -> str:
+    """NAME of `from gen_dist.recipes.NAME import Settings [as ...]`; empty for every other statement."""
+    match node:
+        case ast.ImportFrom(module=str(module), names=[ast.alias(name="Settings")]) if module.startswith(RECIPES):
+            return module.removeprefix(RECIPES)
+    return ""
+
+
 def _is_future(node: ast.stmt) -> bool:
     return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
 def _may_use(node: ast.stmt, source: Path) -> None:
+    if _recipe_of(node):
+        return
     if isinstance(node, ast.ImportFrom):
         modules = [node.module or "."]
     else:

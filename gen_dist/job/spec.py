@@ -212,6 +212,18 @@ class NonFiniteSpec(Spec):
     0: there are no spikes."""
 
 
+class DivergenceSpec(Spec):
+    """What becomes of a run that its recipe calls lost, as GigaGAN where the discriminator has won for good. Looked at
+    with each log line, from means over all workers; recipes that call nothing lost are left alone.
+    """
+
+    policy: Literal["warn", "stop", "rollback"] = "warn"
+    """`warn` in the log and go on; `stop` the run; or go back `train.nonfinite.rollback_checkpoints` checkpoints and on
+    with the images after these, at most `train.nonfinite.max_skips` times without a new checkpoint between them."""
+    patience_images: NonNegativeInt = 20_000
+    """Images over which every log line must say so. With `rollback`, fewer than between two checkpoints."""
+
+
 class TrainSpec(Spec):
     """How to learn. The one clock is images seen: it keeps its meaning when the number of workers changes."""
 
@@ -248,6 +260,7 @@ class TrainSpec(Spec):
     prompts: Annotated[list[str], AfterValidator(_prompts)] = []
     """Captions of the sample grid, for recipes that read captions."""
     nonfinite: NonFiniteSpec = NonFiniteSpec()
+    divergence: DivergenceSpec = DivergenceSpec()
 
 
 class ClusterSpec(Spec):

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -211,6 +212,8 @@ def _mlflow(run_folder: Path, tracking_uri: str, cursor: Cursor, origin: str) ->
 
 def main(run_folder: Path) -> int:
     """The process beside a run."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ray stops a job by one to all below its driver, which says when
+        signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)
     uri = json.loads(sys.stdin.readline())["tracking_uri"]
     channel = os.dup(1)  # for the driver alone: what a library prints goes nowhere

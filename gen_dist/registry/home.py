@@ -21,6 +21,8 @@ from gen_dist.store import Store, open_store
 STORE_TAG = "gen_dist.store"
 S3_TAG = "gen_dist.s3"
 
+FORBIDDEN = 403
+
 
 @dataclass(frozen=True)
 class Home:
@@ -58,14 +60,19 @@ def home_of(job: JobSpec) -> Home:
 def settle(client: MlflowClient, name: str, home: Home) -> Any:
     """The registered model, made where it is missing; its home is `home` unless an earlier publisher named another."""
     tags = {STORE_TAG: home.url, S3_TAG: home.s3.model_dump_json()}
-    found = registered_model(client, name)
+    try:
+        found = registered_model(client, name)
+    except MlflowException as error:
+        if error.get_http_status_code() != FORBIDDEN:
+            raise
+        found = None  # MLflow with users says so too of a model that is not there; whether it is, making it tells
     if found is None:
         if home.is_folder:
             Path(home.url).mkdir(parents=True, exist_ok=True)
         try:
             return client.create_registered_model(name, tags=tags)
         except MlflowException:
-            found = registered_model(client, name)  # another publisher was quicker
+            found = registered_model(client, name)  # another publisher was quicker, or it is not ours to see
             if found is None:
                 raise
     if STORE_TAG not in found.tags:
@@ -93,6 +100,6 @@ def registered_model(client: MlflowClient, name: str) -> Any | None:
     try:
         return client.get_registered_model(name)
     except MlflowException as error:
-        if connection.passes(error) or error.get_http_status_code() in (401, 403):
+        if connection.passes(error) or error.get_http_status_code() in (401, FORBIDDEN):
             raise
         return None

@@ -63,8 +63,11 @@ class Origin:
         return weights.drawing(self._source.weights(), self._source.recipe_state())
 
     def draw(self, prompt: str, *, seed: int) -> np.ndarray:
-        """(1, H, W, 3) uint8."""
-        return Model.load(self._source).draw([prompt], seed=seed)
+        """(1, H, W, 3) uint8. An upsampler enlarges a grey image, to which it adds its noise."""
+        model = Model.load(self._source)
+        side = model.recipe.enlarges_px
+        grey = np.full((1, side, side, 3), 128, dtype=np.uint8) if side else None
+        return model.draw([prompt], seed=seed, images=grey)
 
     def resumed_from(self) -> str:
         """Name of the checkpoint that its worker group went on from; empty for one that began the run, and an export.

@@ -46,6 +46,16 @@ class Waiting:
         return for_s, True
 
 
+def without_gpus(job: JobSpec) -> str:
+    """What to say at once where workers want GPUs and the cluster has none yet; empty where it has."""
+    if not job.cluster.use_gpu or ray.cluster_resources().get("GPU", 0.0):
+        return ""
+    return (
+        "cluster.use_gpu=true, and the cluster has no machine with a GPU now; the run waits for one up to"
+        f" run.max_wait_s = {job.run.max_wait_s:g} (`gen-dist doctor` says what its machines have)"
+    )
+
+
 class Capacity:
     """Looks at the cluster for the driver."""
 

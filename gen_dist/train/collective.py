@@ -30,6 +30,14 @@ class Team:
         dist.all_reduce(total)
         return total / self.size
 
+    def rows(self, value: Tensor) -> Tensor:
+        """Rows (B, ...) of all workers without a gradient, one's own first, then those of the ranks that follow."""
+        if self.size == 1:
+            return value.detach()
+        found = [torch.empty_like(value) for _ in range(self.size)]
+        dist.all_gather(found, value.detach().contiguous())
+        return torch.cat([*found[self.rank :], *found[: self.rank]])
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any worker."""
         if self.size == 1:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gen_dist.checkpoint import begin_attempt, note_base
-from gen_dist.data.sequential import Unindexed, check_unindexed, find_unindexed
-from gen_dist.data.source import Data, check_data
+from gen_dist.data.sequential import Unindexed
+from gen_dist.data.source import Data
 from gen_dist.job import arithmetic
 from gen_dist.job.errors import GenDistError
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import DataSpec, JobSpec, MixSpec
-from gen_dist.recipes import catalog
 from gen_dist.registry.record import Status
 from gen_dist.registry.runs import RESOLVED, checkpoint_store, newest, newest_images
 from gen_dist.registry.secrets import without_secrets
@@ -25,11 +24,13 @@ from gen_dist.registry.wal_copies import WalCopies
 from gen_dist.sample.trained import Trained
 from gen_dist.store import Store
 from gen_dist.train.fits import check_fits
+from gen_dist.train.gauges import Gauges
 from gen_dist.train.goodput import Goodput
 from gen_dist.train.launch import launch
+from gen_dist.train.preflight import before_launch
 from gen_dist.train.provenance import versions
 from gen_dist.train.report import Event
-from gen_dist.train.sizes import bucket_sizes
+from gen_dist.train.samples import find_samples
 
 if TYPE_CHECKING:
     from gen_dist.registry.publish import Published
@@ -68,7 +69,7 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
 
     Raises: GenDistError, from the checks or as the workers raised it; TrainingFailedError for any other of theirs.
     """
-    job = _placed(job)
+    job = placed(job)
     folder = Path(arithmetic.run_folder(job))
     folder.mkdir(parents=True, exist_ok=True)
     data, heldout = _data(job, watch)
@@ -77,17 +78,21 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         note_base(store, begin_attempt(store), None)
     elif (found := newest(store)) is not None:
         check_fits(found, job=job, frozen={}, data_digest=data.digest)
+    if newest_images(store) < arithmetic.images_at_end(job):
+        for text in before_launch(job, store):
+            watch({"kind": "warning", "text": text})
     (folder / RESOLVED).write_text(json.dumps(without_secrets(resolve(job)), indent=2) + "\n")
     copies = WalCopies(folder, store if job.run.checkpoints else None)
     copies.fetch()
     digests = {"data_digest": data.digest, "heldout_digest": heldout.digest if heldout else ""}
     tracker = Tracker(job, run_folder=folder, facts={**digests, "versions": versions()})
     tracker.start()
-    goodput = Goodput.of(read_events(folder / WAL))
+    goodput, gauges = Goodput.of(read_events(folder / WAL)), Gauges(job.name)
 
     def hear(event: Event) -> None:
         goodput.hear(event)
         tracker.handle(event)
+        gauges.hear(event, goodput=goodput.metrics, wal_lag_rows=tracker.wal_lag_rows)
         if event["kind"] in ("checkpoint", "end"):
             tracker.measured(int(event["images"]), goodput.metrics())
         watch(event)
@@ -109,6 +114,7 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         digest = digests["heldout_digest"]
         published = _publish(job, store, tracker, watch, heldout_digest=digest, away=away) if finished else None
     finally:
+        gauges.close()
         recorded = tracker.finish(status, EXIT_S if recorded else LAST_S)
         copies.finish(LAST_S)
         _warn_of_the_rest(folder, tracker, copies, watch, recorded=recorded)
@@ -128,7 +134,7 @@ def _warn_of_the_rest(folder: Path, tracker: Tracker, copies: WalCopies, watch: 
         watch({"kind": "warning", "text": text})
 
 
-def _placed(job: JobSpec) -> JobSpec:
+def placed(job: JobSpec) -> JobSpec:
     """The job with absolute folders: workers start in a folder of Ray's."""
     run = job.run.model_copy(update={"folder": str(Path(job.run.folder).absolute())})
     mix = [source.model_copy(update=_placed_urls(source)) for source in job.data.mix]
@@ -145,18 +151,13 @@ def _absolute(url: str) -> str:
 
 
 def _data(job: JobSpec, watch: Watch) -> tuple[Data | Unindexed, Data | Unindexed | None]:
-    """The training and held-out samples, each with all that the recipe reads. Raises: DataError, StoreError."""
-    recipe = catalog.build(job.recipe, job.model)
-    bucket_sizes(job, recipe)  # refused here, before workers start
-    unindexed = find_unindexed(job.data, made_with=recipe.made_with())
-    if unindexed is not None:
-        unindexed[0].check_workers(arithmetic.world_sizes(job)[-1])
-        for found in filter(None, unindexed):
-            check_unindexed(found, fields=recipe.batch, spec=job.data)
-        watch({"kind": "data", "num_train": None, "num_heldout": None, "digest": unindexed[0].digest})
-        watch({"kind": "warning", "text": unindexed[0].loss})
-        return unindexed
-    data, heldout = check_data(job.data, fields=recipe.batch, made_with=recipe.made_with())
+    """The training and held-out samples, told to the person. Raises: DataError, StoreError."""
+    data, heldout = find_samples(job)
+    if isinstance(data, Unindexed):
+        watch({"kind": "data", "num_train": None, "num_heldout": None, "digest": data.digest})
+        watch({"kind": "warning", "text": data.loss})
+        return data, heldout
+    assert not isinstance(heldout, Unindexed)
     watch({"kind": "data", "num_train": len(data), "num_heldout": len(heldout or ()), "digest": data.digest})
     if data.index.num_left_out:
         text = f"{data.index.num_left_out} samples are left out; `gen-dist data verify` names them"

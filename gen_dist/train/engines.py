@@ -60,18 +60,29 @@ class Route:
     """A network as a loss sees it: float32 in and out, whatever the precision and the ZeRO stage."""
 
     def __init__(
-        self, name: str, net: nn.Module, *, member: GroupEngine | None = None, dtype: torch.dtype = torch.float32
+        self,
+        name: str,
+        net: nn.Module,
+        *,
+        member: GroupEngine | None = None,
+        dtype: torch.dtype = torch.float32,
+        widened: bool = False,
     ) -> None:
+        """`widened`: weights of another format are copied to float32 at each call, and learn through the copies."""
         self._name = name
         self._net = net
         self._member = member
         self._dtype = dtype
+        self._widened = widened
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the raw module, or at ZeRO-3 its engine."""
         if self._dtype != torch.float32:
             args, kwargs = tree_map(self._narrow, (args, kwargs))
-        if self._member is None:
+        if self._widened:
+            weights = {name: self._widen(value) for name, value in _tensors(self._net)}
+            result = torch.func.functional_call(self._net, weights, args, kwargs)
+        elif self._member is None:
             result = self._net(*args, **kwargs)
         else:
             result = tree_map(self._watched, self._member.engine(self._name, *args, **kwargs))
@@ -88,6 +99,11 @@ class Route:
 
     def _widen(self, value: Any) -> Any:
         return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from net.named_parameters()
+    yield from net.named_buffers()
 
 
 class Backward:
@@ -107,16 +123,15 @@ class GroupEngine:
         self._backward = backward
         self.stage = arithmetic.engine_stage(job, name, dist.get_world_size())
         self.box = GroupBox(nets)
-        trained = [parameter for parameter in self.box.parameters() if parameter.requires_grad]
+        self.parameters = _by_decay(group, {name: p for name, p in self.box.named_parameters() if p.requires_grad})
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=self.box,
-            model_parameters=trained,
+            model_parameters=list(self.parameters.values()),
             optimizer=torch.optim.AdamW(
-                trained,
+                _param_groups(group, self.parameters),
                 lr=group.learning_rate,
                 betas=group.betas,
                 eps=group.eps,
-                weight_decay=group.weight_decay,
                 fused=True,
             ),
             config=engine_config(job, self.stage),
@@ -136,7 +151,6 @@ class GroupEngine:
         self._let_steps_be_dropped()
         # DeepSpeed would copy all gradients to a buffer, reduce it over one worker, and copy them back
         self._alone = self.stage == 0 and self.engine.dp_world_size == 1
-        self.parameters = {name: p for name, p in self.box.named_parameters() if p.requires_grad}
         self.num_parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.parameters.values())
 
     def freeze(self, frozen: bool) -> None:
@@ -212,6 +226,19 @@ class GroupEngine:
         client.step = step
 
 
+def _by_decay(group: Group, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """The parameters in the order in which the optimizer has them: those of one weight decay side by side."""
+    decays = list(dict.fromkeys(map(group.decay_of, parameters)))
+    return {name: parameters[name] for decay in decays for name in parameters if group.decay_of(name) == decay}
+
+
+def _param_groups(group: Group, parameters: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
+    found: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        found.setdefault(group.decay_of(name), []).append(parameter)
+    return [{"params": members, "weight_decay": decay} for decay, members in found.items()]
+
+
 def _has_spikes(job: JobSpec) -> bool:
     return job.train.nonfinite.spike_factor > 0
 
@@ -250,6 +277,15 @@ class Engines(Mapping[str, GroupEngine]):
             for member in self._engines.values()
             for net in member.group.nets
         }
+        self.full_routes = dict(self.routes)
+        """The same in fp32 throughout, but for groups at ZeRO-3, which hold no whole weights to copy."""
+        if dtype != torch.float32:
+            self.full_routes |= {
+                net: Route(net, networks[net], widened=True)
+                for member in self._engines.values()
+                for net in member.group.nets
+                if member.stage < 3
+            }
 
     def __getitem__(self, name: str) -> GroupEngine:
         return self._engines[name]

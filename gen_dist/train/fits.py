@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from gen_dist.checkpoint import Checkpoint, CheckpointError
 from gen_dist.job.load import resolve
+from gen_dist.job.settings import settings_of
 from gen_dist.job.spec import JobSpec
 
 
@@ -14,9 +17,12 @@ def check_fits(checkpoint: Checkpoint, *, job: JobSpec, frozen: Mapping[str, str
     """Whether a run may go on from this checkpoint under this job. Raises: CheckpointError."""
     kept, now = checkpoint.manifest.facts, resolve(job)
     where = checkpoint.url
+    then = dict(kept["job"])
+    if then["recipe"] == now["recipe"]:
+        then["model"] = _with_new_settings(now["recipe"], then["model"])
     for key in ("recipe", "model", "seed"):
-        if kept["job"][key] != now[key]:
-            changed = _first_difference(key, kept["job"][key], now[key])
+        if then[key] != now[key]:
+            changed = _first_difference(key, then[key], now[key])
             raise CheckpointError(
                 f"{where}: written with {changed}; give the job another name to start afresh, or put the old value back"
             )
@@ -31,6 +37,14 @@ def check_fits(checkpoint: Checkpoint, *, job: JobSpec, frozen: Mapping[str, str
             f"{where}: written on data {kept['data_digest'][:12]}, data.url now holds {data_digest[:12]}; give the job"
             " another name to train on other data"
         )
+
+
+def _with_new_settings(recipe: str, model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the checkpoint was written with. A setting that its release did not know yet is at its default there."""
+    try:
+        return settings_of(recipe).model_validate(dict(model)).model_dump(mode="json")
+    except ValidationError:  # one that is gone: told as a difference
+        return model
 
 
 def _first_difference(key: str, then: Any, now: Any) -> str:

@@ -1,6 +1,7 @@
-"""Which steps may be made: none whose gradient is no number on any worker, none that is a spike.
+"""Which steps may be made: none whose gradient is no number on any worker, none that is a spike; and which runs go on.
 
-The verdict rests on the norm of the reduced gradient, which is the same on all workers; so they agree without a word.
+The verdict rests on the norm of the reduced gradient, or on means over all workers, which are the same on all of them;
+so they agree without a word.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gen_dist.job.errors import GenDistError
-from gen_dist.job.spec import NonFiniteSpec
+from gen_dist.job.spec import DivergenceSpec, NonFiniteSpec
 
 WINDOW_STEPS = 64
 FEWEST_STEPS = 16  # before any is a spike: a median of a few says little
@@ -23,6 +24,10 @@ FEWEST_STEPS = 16  # before any is a spike: a median of a few says little
 
 class NonFiniteLossError(GenDistError):
     """A loss or a gradient that is no longer a number."""
+
+
+class DivergenceError(GenDistError):
+    """A run that its recipe calls lost."""
 
 
 class RollbackWanted(Exception):  # noqa: N818  no error: the group ends so that the next one begins further back
@@ -40,18 +45,26 @@ class RollbackWanted(Exception):  # noqa: N818  no error: the group ends so that
 class Guard:
     """Judges the steps of all groups. `state` is what a checkpoint keeps, so that a resumed run judges alike."""
 
-    def __init__(self, spec: NonFiniteSpec, *, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        spec: NonFiniteSpec,
+        *,
+        divergence: DivergenceSpec = DivergenceSpec(),
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
         state = state or {}
-        self.spec = spec
+        self.spec, self.divergence = spec, divergence
         self._norms = {name: deque(norms, maxlen=WINDOW_STEPS) for name, norms in state.get("norms", {}).items()}
         self.num_dropped = int(state.get("num_dropped", 0))
         """Steps that were not made, in the whole run."""
         self.num_in_row = int(state.get("num_in_row", 0))
+        self._lost_since: int | None = state.get("lost_since_images")
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
         norms = {name: list(seen) for name, seen in self._norms.items()} if self.spec.spike_factor else {}
-        return {"norms": norms, "num_dropped": self.num_dropped, "num_in_row": self.num_in_row}
+        counts = {"num_dropped": self.num_dropped, "num_in_row": self.num_in_row}
+        return {"norms": norms, **counts, "lost_since_images": self._lost_since}
 
     def objection(self, name: str, norm: float) -> str:
         """Why the step of a group (or phase) with this gradient may not be made; empty where it may."""
@@ -75,6 +88,22 @@ class Guard:
         self.num_dropped += 1
         self.num_in_row += 1
         return self.num_in_row > self.spec.max_skips
+
+    def verdict(self, diagnosis: str, *, images: int) -> str:
+        """Why the run is lost, where its recipe has said so (`diagnosis`) at each log line for long enough.
+
+        It is not said again before as long has passed once more.
+        """
+        since = images if self._lost_since is None else self._lost_since
+        self._lost_since = since if diagnosis else None
+        if not diagnosis or images - since < self.divergence.patience_images:
+            return ""
+        self._lost_since = None
+        return diagnosis
+
+    def forgive(self) -> None:
+        """The weights went back: their game is to be judged anew."""
+        self._lost_since = None
 
 
 def poisoned(loss: Tensor) -> Tensor:

@@ -48,6 +48,8 @@ class News:
     events: list[Event]
     quiet_s: float
     """Since a worker was last heard of."""
+    idle: bool
+    """No group of workers is under way."""
     failure: BaseException | None
 
 
@@ -99,7 +101,7 @@ class Hub:
             ended, at_s = self._dying
             if self._attempts.num_nodes < 2 or time.monotonic() - at_s > LOSS_KNOWN_S:
                 self._bury(ended)
-        return News(self.take(), time.monotonic() - self._heard_s, self._failure)
+        return News(self.take(), time.monotonic() - self._heard_s, self._attempts.over, self._failure)
 
     def stop(self) -> None:
         """Ask the workers to save and end."""
@@ -233,7 +235,7 @@ def _lost_nodes() -> frozenset[str]:
 
 def start_hub(**settings: Any) -> Any:
     """A hub on this node, where the driver is: it takes no CPU from the workers and is not lost with one of them."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Hub).options(num_cpus=0, scheduling_strategy=here).remote(**settings)
 
 

@@ -15,6 +15,7 @@ from unittest import mock
 
 import ray
 import ray._private.node
+import ray._private.utils
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -23,24 +24,22 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from gen_dist.data.sequential import Unindexed
 from gen_dist.data.source import Data
 from gen_dist.job import arithmetic
-from gen_dist.job.errors import GenDistError
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
 from gen_dist.train import ray_settings
-from gen_dist.train.capacity import Capacity
+from gen_dist.train.capacity import Capacity, without_gpus
 from gen_dist.train.controller import Announcer, SaveBeforeResize
 from gen_dist.train.deaths import TrainingFailedError
+from gen_dist.train.elastic import LOOK_EVERY_S, Elastic
 from gen_dist.train.hub import News, start_hub
+from gen_dist.train.reach import ClusterError, check_reachable, unreached
 from gen_dist.train.report import Event
 from gen_dist.train.worker import Assignment, train_worker
 
 POLL_S = 0.2
+IDLE_END_S = 10.0  # for a group that has saved to end; a run that was stopped waits for no new one
 AGAIN = "run the same command again to go on from the newest checkpoint"
 NO_LIMIT = -1  # of Ray's own counters of failures: the hub decides (gen_dist.train.deaths), and so does Capacity
-
-
-class ClusterError(GenDistError):
-    """A Ray cluster that cannot be reached."""
 
 
 def launch(
@@ -57,6 +56,8 @@ def launch(
     Raises: GenDistError as the workers raised it; TrainingFailedError for any other error of theirs.
     """
     with ray_for(job):
+        if text := without_gpus(job):
+            watch({"kind": "warning", "text": text})
         hub = start_hub(
             max_failures=job.run.max_failures,
             max_rollbacks=job.train.nonfinite.max_skips,
@@ -84,22 +85,20 @@ def ray_for(job: JobSpec) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let training yield to everything else on a laptop
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if job.cluster.address:
+        check_reachable(job.cluster.address)
         try:
             ray.init(address=job.cluster.address, **quiet)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
-            raise ClusterError(
-                f"cluster.address={job.cluster.address!r}: {_last_line(error)}; check that `ray status --address"
-                f" {job.cluster.address}` answers here (RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH holds the token of the"
-                " cluster), or leave the address empty for a local Ray"
-            ) from error
+            raise unreached(job.cluster.address, _last_line(error)) from error
     else:
         most = arithmetic.world_sizes(job)[-1]
         cpus = max(1, round(most * job.cluster.cpus_per_worker + 0.499))
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more; nobody takes a laptop away
         # "local" says that a cluster which happens to stand on this machine is not meant
         try:
-            with mock.patch.object(ray._private.node, "Node", LocalNode):
-                ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
+            with mock.patch.object(ray._private.node, "Node", LocalNode), _without_dashboard():
+                store_bytes = ray_settings.LOCAL_STORE_BYTES
+                ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=store_bytes, **quiet)
         except Exception as error:
             raise ClusterError(
                 f"no local Ray: {_last_line(error)}; where this machine is very busy, run the same command again later"
@@ -111,6 +110,15 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _without_dashboard() -> contextlib.AbstractContextManager[object]:
+    """Within, nodes start as where Ray's dashboard is not installed.
+
+    Its agent on a node then imports half as much: Ray gives a node up whose agent takes longer than 15 s to come up.
+    """
+    absent = ImportError("a local Ray has no dashboard")
+    return mock.patch.object(ray._private.utils, "get_dashboard_dependency_error", return_value=absent)
 
 
 class LocalNode(ray._private.node.Node):
@@ -131,12 +139,20 @@ class LocalNode(ray._private.node.Node):
 
 
 class Trainer(TorchTrainer):
-    """Without the process that hands out Ray's own data sets, and that data set library in every worker: we stream."""
+    """Without the process that hands out Ray's own data sets, and that data set library in every worker: we stream.
+
+    And with our policy of growing and shrinking.
+    """
 
     unwanted: tuple[type, ...] = (DatasetsCallback,)
 
     def _create_default_callbacks(self) -> list[Any]:
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, self.unwanted)]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if self.scaling_config.elasticity_enabled:
+            parts["scaling_policy"] = Elastic(self.scaling_config)
+        return super()._initialize_and_run_controller(**parts)
 
 
 class LocalTrainer(Trainer):
@@ -162,6 +178,7 @@ def _trainer(job: JobSpec, assignment: Assignment) -> TorchTrainer:
             num_workers=workers if isinstance(workers, int) else (workers[0], workers[-1]),
             use_gpu=job.cluster.use_gpu,
             resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=LOOK_EVERY_S,
         ),
         run_config=RunConfig(
             name=job.name,
@@ -188,6 +205,7 @@ def _fit(job: JobSpec, assignment: Assignment, watch: Callable[[Event], None]) -
             failure.append(error)
 
     thread = threading.Thread(target=fit, name="gen-dist-fit", daemon=True)
+    busy_s = time.monotonic()
     with _stop_on_signals(hub, watch) as signals:
         thread.start()
         while thread.is_alive():
@@ -195,6 +213,9 @@ def _fit(job: JobSpec, assignment: Assignment, watch: Callable[[Event], None]) -
             news = _pass_on(hub, watch)
             if news.failure is not None:
                 break  # no restart can mend it, and Ray would try
+            busy_s = busy_s if news.idle else time.monotonic()
+            if signals and time.monotonic() - busy_s > IDLE_END_S:
+                break  # nobody is there to save: the cluster has no room, or the workers are yet to come
             alert = capacity.check(news.quiet_s)
             if alert is not None:
                 watch(alert)

@@ -22,7 +22,7 @@ from gen_dist.train.averages import Averages
 from gen_dist.train.collective import Team
 from gen_dist.train.engines import Engines, GroupEngine
 from gen_dist.train.feed import Feed, MicroBatch, images_of_step
-from gen_dist.train.guard import Guard, NonFiniteLossError, RollbackWanted, names, poisoned
+from gen_dist.train.guard import DivergenceError, Guard, NonFiniteLossError, RollbackWanted, names, poisoned
 from gen_dist.train.ledger import Ledger
 from gen_dist.train.meters import Meters
 from gen_dist.train.notices import Notice
@@ -33,6 +33,7 @@ from gen_dist.train.watchdog import Unwatched, Watchdog
 from gen_dist.train.wiring import check_wiring
 
 TURNS_OF_PHASE = 1 << 16  # random draws that one phase may make of one micro-batch
+LOSS = "loss/"  # in the names of what is logged
 LOWER = (
     "lower the learning rate under [model], or train.clip_norm, or set train.nonfinite.policy; the newest checkpoint"
     " was written before this"
@@ -64,7 +65,8 @@ class Loop:
         self.feed, self.studio, self.team, self.clock = feed, studio, team, clock
         self._ledger = ledger
         self._report, self._commit, self._notices = report, commit, notices
-        self._guard, self._watchdog = guard or Guard(job.train.nonfinite), watchdog or Unwatched()
+        self._guard = guard or Guard(job.train.nonfinite, divergence=job.train.divergence)
+        self._watchdog = watchdog or Unwatched()
         self._frozen = studio.frozen
         self._losses: dict[str, list[tuple[str, Mapping[str, Tensor]]]] = {}  # by group, of the step to come
         self._meters = Meters(team.mean, device=team.device, images=clock.images)
@@ -128,7 +130,7 @@ class Loop:
         with self.engines.only(phase.group) as member:
             for part, (position, batch) in enumerate(batches):
                 ctx = Ctx(
-                    nets=self.engines.routes,
+                    nets=self.engines.full_routes if phase.full_precision else self.engines.routes,
                     frozen=self._frozen,
                     clock=self.clock,
                     draw=Draw(
@@ -140,6 +142,7 @@ class Loop:
                     ),
                     device=self.team.device,
                     mean=self.team.mean,
+                    rows=self.team.rows,
                     scratch=scratch[part],
                 )
                 losses = phase.loss(ctx, batch)
@@ -198,7 +201,7 @@ class Loop:
             norm = member.gradient_norm()
             if norm is not None:
                 metrics[f"gradient_norm/{name}"] = norm
-        broken = [name for name, value in metrics.items() if name.startswith("loss/") and not math.isfinite(value)]
+        broken = [name for name, value in metrics.items() if name.startswith(LOSS) and not math.isfinite(value)]
         if broken:
             raise NonFiniteLossError(
                 f"{broken[0]}={metrics[broken[0]]} after {self.clock.images} images (step {self.clock.step}): {LOWER}"
@@ -208,6 +211,18 @@ class Loop:
             metrics["dropped_steps"] = float(self._guard.num_dropped)
         spent = self._watchdog.spent()
         self._report("metrics", images=self.clock.images, step=self.clock.step, metrics=metrics, spent=spent)
+        self._check_course({key.removeprefix(LOSS): value for key, value in metrics.items() if key.startswith(LOSS)})
+
+    def _check_course(self, means: Mapping[str, float]) -> None:
+        """What the job wants of a run that is lost. Raises: DivergenceError, RollbackWanted, on all workers alike."""
+        images, guard = self.clock.images, self._guard
+        why = guard.verdict(self.recipe.diagnosis(means), images=images)
+        if why and guard.divergence.policy == "rollback":
+            raise RollbackWanted(guard.spec.rollback_checkpoints, images + self._ledger.shift, images, why)
+        if why and guard.divergence.policy == "stop":
+            raise DivergenceError(f"after {images} images (step {self.clock.step}): {why}")
+        if why:
+            self._report("warning", text=f"after {images:,} images: {why}", about="divergence")
 
     def _data_metrics(self) -> dict[str, float]:
         """Of all workers together, since they started."""

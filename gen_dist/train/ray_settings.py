@@ -14,6 +14,7 @@ from gen_dist.job.spec import JobSpec
 SHORTEST_HEALTH_TIMEOUT_S = (
     60.0  # a process may hold the GIL for long while it imports or reads; a dead one is seen at once
 )
+LOCAL_STORE_BYTES = 200 << 20  # of a local Ray, in shared memory: what workers are handed is small
 TORCH_SHUTDOWN = {"TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5"}
 """Ray waits this long for workers to end their process group together, which workers that hang never do. Read in the
 controller, and not handed there from the driver (`gen_dist.train.controller` does)."""

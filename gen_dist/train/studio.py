@@ -15,7 +15,7 @@ from gen_dist.data.stream import Stream
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes.contract import Clock, Recipe
 from gen_dist.sample.grid import png, sample_grid
-from gen_dist.sample.model import Model
+from gen_dist.sample.model import Model, to_uint8
 from gen_dist.train.collective import Team
 from gen_dist.train.feed import to_device
 from gen_dist.train.report import Report
@@ -42,18 +42,28 @@ class Studio:
         self._job, self._recipe, self._team = job, recipe, team
         self.frozen = frozen
         self._heldout, self._folder, self._report = heldout, folder, report
-        self._prompts, self._captions = self._choose(train)
+        shown = heldout if recipe.enlarges_px and heldout is not None else train
+        self._prompts, self._captions = self._choose(shown)
+        self._small = self._shrunk(shown)
 
-    def _choose(self, train: Stream | SequentialStream) -> tuple[Sequence[str], Sequence[str] | None]:
+    def _choose(self, stream: Stream | SequentialStream) -> tuple[Sequence[str], Sequence[str] | None]:
         """The prompts, and the captions to print below the drawings: none where the recipe reads none."""
         if self._job.train.prompts:
             return self._job.train.prompts, self._job.train.prompts
-        bucket_batch = train.order.plan.bucket_batch if isinstance(train, Stream) else 0
+        bucket_batch = stream.order.plan.bucket_batch if isinstance(stream, Stream) else 0
         count = min(DEFAULT_SAMPLES, bucket_batch or DEFAULT_SAMPLES)  # a batch is of one size
-        captions = train.batch(0, count).get("caption")
+        captions = stream.batch(0, count).get("caption")
         if captions is not None:
             return list(captions), list(captions)
         return [""] * DEFAULT_SAMPLES, None
+
+    def _shrunk(self, stream: Stream | SequentialStream) -> np.ndarray | None:
+        """What an upsampler enlarges for the prompts: images of data, small; None for other recipes."""
+        side = self._recipe.enlarges_px
+        if not side:
+            return None
+        image = to_device(stream.batch(0, len(self._prompts)), torch.device("cpu"))["image"]
+        return to_uint8(torch.nn.functional.adaptive_avg_pool2d(image, side))
 
     def show(self, weights: Mapping[str, Tensor], clock: Clock) -> dict[str, float]:
         """Write and report the grid; return the held-out scores. Collective."""
@@ -61,7 +71,8 @@ class Studio:
         share = -(-len(self._prompts) // self._team.size)
         first = self._team.rank * share
         own = self._prompts[first : first + share]
-        drawn = model.draw(own, seed=self._job.seed, first=first) if own else None
+        small = None if self._small is None else self._small[first : first + share]
+        drawn = model.draw(own, seed=self._job.seed, first=first, images=small) if own else None
         parts = [part for part in self._team.gather(drawn) if part is not None]
         if self._team.leads:
             self._write(np.concatenate(parts), clock)

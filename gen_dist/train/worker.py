@@ -114,8 +114,9 @@ def build_loop(
     where = _pick_up(assignment, store, resume, team=team, report=report, frozen=digests, **parts)
     clock, plan, kept, found = where.clock, where.plan, where.stream, where.found
     ledger = Ledger(plan, team=team, max_bad_share=job.data.max_bad_share, folder=assignment.run_folder, state=kept)
-    guard = Guard(job.train.nonfinite, state=kept.get("guard"))
+    guard = Guard(job.train.nonfinite, divergence=job.train.divergence, state=kept.get("guard"))
     if resume.after_position is not None:
+        guard.forgive()
         ledger.pass_over(clock, position=resume.after_position)
     begun = {"attempt": resume.attempt, "resumed_from": found.url if found else "", "workers": team.size}
     facts = {**begun, "passed_over_images": ledger.shift, "spent": watchdog.spent(), **_sizes(parts["engines"])}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from mlflow import MlflowClient
 
 from tests.support import cli
 from tests.support.mlflow_server import runs_of
+from tests.support.ray_cluster import drain
 from tests.support.run_faults import events, learned, settings, wait_for, with_faults
 
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
@@ -83,27 +82,6 @@ def gcs_address(driver: int) -> str:
             if word.startswith("--gcs-address="):
                 return word.partition("=")[2]
     raise AssertionError("no Ray below the driver")
-
-
-DRAIN = """
-import sys, time
-import ray
-from ray.core.generated import autoscaler_pb2
-
-client = ray._raylet.GcsClient(address=sys.argv[1])
-(node,) = [node_id for node_id, node in client.get_all_node_info().items() if node.state == 0]
-reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-deadline_ms = int((time.time() + float(sys.argv[2])) * 1000)
-accepted, message = client.drain_node(node.hex(), reason, "a test", deadline_ms)
-assert accepted, message
-"""
-
-
-def drain(address: str, *, window_s: float, env: dict[str, str]) -> None:
-    """What a cloud does that takes a machine away: Ray hears of it."""
-    words = [sys.executable, "-c", DRAIN, address, str(window_s)]
-    done = subprocess.run(words, env={**os.environ, **env}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_notice_has_a_checkpoint_written_and_a_killed_driver_takes_all_with_it_and_resumes(tmp_path: Path) -> None:

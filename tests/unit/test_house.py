@@ -91,7 +91,7 @@ def test_no_text_file_names_a_folder_of_one_machine() -> None:
 @pytest.mark.parametrize("file", CONSTRAINTS, ids=str)
 def test_the_pins_name_one_version_each_and_no_place_to_get_it(file: Path) -> None:
     lines = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith("#")]
-    loose = [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)]
+    loose = [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==([0-9]+!)?[A-Za-z0-9.]+", line)]
     assert not loose, f"{file}: write name==version, no option, URL or local build: {loose}"
     names = {line.split("==")[0].lower() for line in lines}
     assert "torch" in names

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gen_dist.job.spec import NonFiniteSpec
+from gen_dist.job.spec import DivergenceSpec, NonFiniteSpec
 from gen_dist.train.capacity import Waiting
 from gen_dist.train.collective import Team
 from gen_dist.train.guard import FEWEST_STEPS, WINDOW_STEPS, Guard, names, poisoned
@@ -54,6 +54,18 @@ def test_steps_dropped_in_a_row_are_counted_until_one_is_made() -> None:
     guard.made()
     assert [guard.dropped() for _ in range(3)] == [False, False, True]
     assert guard.num_dropped == 5
+
+
+def test_a_run_is_lost_where_every_log_line_has_said_so_for_long_enough() -> None:
+    spec = DivergenceSpec(patience_images=100)
+    one = Guard(NonFiniteSpec(), divergence=spec)
+    lines = [(50, "won"), (100, "won"), (149, ""), (160, "won"), (200, "won"), (259, "won"), (260, "won"), (300, "won")]
+    assert [one.verdict(diagnosis, images=images) for images, diagnosis in lines] == ["", *[""] * 5, "won", ""]
+    resumed = Guard(NonFiniteSpec(), divergence=spec, state=one.state())
+    assert [guard.verdict("won", images=400) for guard in (one, resumed)] == ["won", "won"]  # since 300
+    resumed.verdict("won", images=500)
+    resumed.forgive()
+    assert resumed.verdict("won", images=600) == ""
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])

@@ -118,3 +118,15 @@ def test_nothing_follows_an_error_that_no_restart_mends(clock: SimpleNamespace) 
     hub.fail(ValueError("second"))
     assert hub.enter(WORKERS, 1) is None
     assert str(hub.news().failure) == "first"
+
+
+def test_a_run_is_idle_while_no_group_of_workers_is_under_way(clock: SimpleNamespace) -> None:
+    hub = Hub()
+    assert hub.news().idle
+    entered(hub)
+    assert not hub.news().idle
+    hub.mourn({0: KILLED, 1: KILLED})
+    assert hub.news().idle
+    entered(hub)
+    hub.put({"kind": "end", "images": 640})
+    assert hub.news().idle
