@@ -13,6 +13,7 @@ from gen_dist.train.report import Event
 WIDEST_BAR, NARROWEST_BAR, TIME_LETTERS = 40, 10, 7
 FEWEST_LOSS_LETTERS = 8
 LINES_A_RUN = 16  # where there is no terminal: a run fits a screen however long it is
+LINE_LOSS_LETTERS = 100  # and however much its recipe watches
 
 
 class View:
@@ -77,18 +78,13 @@ class View:
         phase = next(iter(losses)).split("/")[0]
         loss = "  ".join(f"{name.split('/', 1)[-1]} {value:.4g}" for name, value in losses.items())
         speed = f"{metrics['speed/images_per_s']:,.0f} images/s"
-        fitting = self._fitting(loss, beside=f"{phase} {self._total:,}/{self._total:,} {speed}")
-        self._bar.update(self._task, completed=event["images"], phase=phase, speed=speed, loss=fitting)
+        beside = f"{phase} {self._total:,}/{self._total:,} {speed}"
+        room = self._console.width - len(beside) - self._bar_letters - TIME_LETTERS - len("   ")
+        self._bar.update(self._task, completed=event["images"], phase=phase, speed=speed, loss=_fitting(loss, room))
         if not self._console.is_terminal and event["images"] >= self._line_images:
             self._line_images = event["images"] + self._total // LINES_A_RUN
-            self.note(f"{event['images']:>10,}/{self._total:,} images  {speed}  {phase}: {loss}")
-
-    def _fitting(self, loss: str, *, beside: str) -> str:
-        """As much of the losses as there is room for: on a narrow terminal they would push the rest away."""
-        room = self._console.width - len(beside) - self._bar_letters - TIME_LETTERS - len("   ")
-        if len(loss) <= room:
-            return loss
-        return loss[: room - 1] + "…" if room >= FEWEST_LOSS_LETTERS else ""
+            where = f"{event['images']:>10,}/{self._total:,} images"
+            self.note(f"{where}  {speed}  {phase}: {_fitting(loss, LINE_LOSS_LETTERS)}")
 
     def _on_stopping(self, event: Event) -> None:
         self.note(f"{event['signal']}: saving a checkpoint, then ending; once more ends at once")
@@ -127,6 +123,13 @@ class View:
 
     def _on_warning(self, event: Event) -> None:
         self.note(f"warning    {event['text']}")
+
+
+def _fitting(loss: str, room: int) -> str:
+    """As much of the losses as there is room for: they would push the rest away."""
+    if len(loss) <= room:
+        return loss
+    return loss[: room - 1] + "…" if room >= FEWEST_LOSS_LETTERS else ""
 
 
 def seconds(value: float) -> str:

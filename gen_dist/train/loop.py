@@ -151,6 +151,7 @@ class Loop:
                 total = torch.stack(list(losses.values())).sum() / len(batches)
                 if phase.name not in self._wired:
                     check_wiring(total, member.parameters.values(), phase=phase.name, group=phase.group)
+                    self._meters.put_first(phase.name, losses)
                     self._wired.add(phase.name)
                 member.backward(poisoned(total), last=phase.step and part == len(batches) - 1)
             if phase.step:

@@ -16,6 +16,7 @@ class Meters:
     def __init__(self, mean: Callable[[Tensor], Tensor], *, device: torch.device, images: int) -> None:
         self._mean = mean
         self._device = device
+        self._descended: set[str] = set()
         self._start(images)
 
     def _start(self, images: int) -> None:
@@ -24,6 +25,10 @@ class Meters:
         self._since_images = images
         self._since_s = time.perf_counter()
         self._wait_s = 0.0
+
+    def put_first(self, phase: str, losses: Mapping[str, Tensor]) -> None:
+        """Of the losses of a phase, those with a gradient: there is not room for all where a person looks."""
+        self._descended |= {f"{phase}/{name}" for name, value in losses.items() if value.requires_grad}
 
     def add(self, phase: str, losses: Mapping[str, Tensor]) -> None:
         """One micro-batch of a phase."""
@@ -43,7 +48,7 @@ class Meters:
 
     def read(self, images: int) -> dict[str, float]:
         """Metrics since the last reading, averaged over all workers (a collective call), and a fresh start."""
-        names = sorted(self._sums)
+        names = sorted(self._sums, key=lambda name: (name not in self._descended, name))
         elapsed_s = time.perf_counter() - self._since_s
         values = [self._sums[name] / self._counts[name] for name in names]
         local = torch.stack([*values, torch.tensor(self._wait_s / elapsed_s, device=self._device)])

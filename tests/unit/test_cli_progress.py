@@ -39,3 +39,14 @@ def test_without_a_terminal_there_are_lines() -> None:
     with View(Console(file=shown, width=80), total_images=22_400) as view:
         view({"kind": "metrics", "images": 2_400, "metrics": METRICS})
     assert "2,400/22,400 images  157 images/s  discriminator: fake 0.6444  real 0.7258" in shown.getvalue()
+
+
+def test_a_line_has_room_for_the_losses_that_come_first() -> None:
+    watched = {f"loss/discriminator/logit_real_{side}px": -0.5 for side in (4, 8, 16, 32, 64, 128)}
+    shown = io.StringIO()
+    with View(Console(file=shown, width=80), total_images=22_400) as view:
+        view({"kind": "metrics", "images": 2_400, "metrics": METRICS | watched})
+    (line,) = shown.getvalue().splitlines()
+    assert "fool 0.7288" in line
+    assert line.endswith("…")
+    assert len(line) < 160
