@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gen_dist import __version__
 from gen_dist.cli.data import app as data_app
 from gen_dist.cli.doctor import doctor
+from gen_dist.cli.json_report import print_report
 from gen_dist.cli.models import app as models_app
 from gen_dist.cli.plan import plan
 from gen_dist.cli.submit import listed, logs, resume, stop, submit
@@ -244,11 +244,6 @@ app.command("jobs")(listed)
 app.command()(logs)
 app.command()(stop)
 app.command()(resume)
-
-
-def print_report(facts: Any) -> None:
-    """What a verb with --json has to say."""
-    print(json.dumps(facts, indent=2))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

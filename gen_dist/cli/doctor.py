@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Any
 
 import typer
+
+from gen_dist.cli.json_report import print_report
 
 JobFile = Annotated[str, typer.Argument(metavar="JOB", help="Job file, such as jobs/quickstart.toml.")]
 
@@ -49,7 +50,7 @@ def doctor(
     took_s = time.monotonic() - began_s
     if as_json:
         facts: dict[str, Any] = {"job": spec.name, **counts, "seconds": round(took_s, 1)}
-        print(json.dumps(facts | {"checks": [finding.to_json() for finding in findings]}, indent=2))
+        print_report(facts | {"checks": [finding.to_json() for finding in findings]})
     else:
         print(f"{spec.name}: {counts['wrong']} wrong, {counts['note']} to note, {counts['ok']} ok, in {took_s:.0f} s")
     if counts["wrong"]:

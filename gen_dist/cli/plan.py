@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from gen_dist.cli.json_report import print_report
+
 GB = 1e9
 PARTS = ("weights", "gradients", "optimizer", "activations", "batch", "buffers", "margin", "total")
 
@@ -42,7 +44,6 @@ def plan(
 
     For each ZeRO stage, with and without offload, and which one to take. Needs no GPU, no weights and no cluster.
     """
-    import json
 
     from gen_dist.job.arithmetic import world_sizes
     from gen_dist.job.load import load_job
@@ -60,7 +61,7 @@ def plan(
         sample_bytes=sample_bytes,
     )
     facts = make_plan(spec, asked).facts()
-    print(json.dumps(facts, indent=2)) if as_json else _page(facts)
+    print_report(facts) if as_json else _page(facts)
 
 
 def _page(facts: Mapping[str, Any]) -> None:

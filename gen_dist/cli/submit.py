@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from gen_dist.cli.json_report import print_report
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -82,7 +83,7 @@ def listed(cluster: Cluster = "", as_json: Json = False) -> None:
                 log = ""
         rows.append(listing.training(job, log))
     if as_json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        print_report([asdict(row) for row in rows])
         return
     if not rows:
         print(f"no training was submitted to {jobs.url}; gen-dist submit JOB does")
@@ -122,7 +123,7 @@ def stop(job_id: JobId, cluster: Cluster = "", as_json: Json = False) -> None:
     came = listing.images(log)
     facts = {"job": job_id, "state": state, "images": came, "resume": _typed(jobs, job_id, "resume")}
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_report(facts)
         return
     print(f"{state:<10} {job_id}" + (f" after {came:,} images" if came is not None else ""))
     if came is not None and not listing.ended_by_itself(log):
@@ -159,7 +160,7 @@ def _sent(jobs: Jobs, job: JobSpec, sent: Submitted, *, follow: bool, as_json: b
         state = _followed(jobs, sent.job_id, sys.stderr if as_json else sys.stdout)
         facts["state"] = state
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_report(facts)
     if follow:
         raise typer.Exit(0 if state == "succeeded" else 1)
 

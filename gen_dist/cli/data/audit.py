@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gen_dist.cli.data.options import Json
+from gen_dist.cli.json_report import print_report
 
 if TYPE_CHECKING:
     from gen_dist.data.audit import Epoch
@@ -67,7 +67,7 @@ def audit(
         "num_segments": len(proof.segments),
         "disagree": [asdict(segment) for segment in proof.segments if not segment.agrees],
     }
-    print(json.dumps(facts, indent=2)) if as_json else _tell(facts, proof.epochs, urls)
+    print_report(facts) if as_json else _tell(facts, proof.epochs, urls)
     if not proof.holds:
         raise typer.Exit(1)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, store_of
+from gen_dist.cli.json_report import print_report
 
 LINES_A_RUN = 16  # where there is no terminal
 
@@ -69,10 +70,9 @@ def derive(
 
 def _tell(found: Any, *, model: str, source: str, dest: str, seconds: float, as_json: bool) -> None:
     if as_json:
-        import json
         from dataclasses import asdict
 
-        print(json.dumps({"source": source, "dest": dest, **asdict(found), "seconds": seconds}, indent=2))
+        print_report({"source": source, "dest": dest, **asdict(found), "seconds": seconds})
         return
     for line in found.unreadable:
         print(f"unreadable {line}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, store_of
+from gen_dist.cli.json_report import print_report
 
 if TYPE_CHECKING:
     from gen_dist.data.index.build import Broken, Indexed
@@ -108,9 +109,7 @@ def _shown(answers: Any, num_shards: int, *, as_json: bool) -> list[Indexed | Br
 
 def _tell(facts: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        import json
-
-        print(json.dumps(facts, indent=2))
+        print_report(facts)
         return
     for left in facts["left_out"][:MOST_LEFT_OUT]:
         print(f"left out   {left['shard']}: {left['key']}: {left['reason']}")

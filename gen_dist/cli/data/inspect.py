@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, store_of
+from gen_dist.cli.json_report import print_report
 
 BAR_CHARACTERS = 30
 
@@ -41,8 +42,6 @@ def inspect(
         Path(out).write_bytes(draw_sheet(found.shown, title=f"{url.rstrip('/')}/{pattern}", subtitle=subtitle))
         facts = {**facts, "sheet": out}
     if as_json:
-        from gen_dist.cli.app import print_report
-
         print_report(facts)
     else:
         print(text(facts))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, s3_of
+from gen_dist.cli.json_report import print_report
 
 if TYPE_CHECKING:
     from gen_dist.data.pack import PackOptions, SourceSpec
@@ -79,7 +80,6 @@ def pack(
 
 
 def _run(spec: SourceSpec, dest: str, options: PackOptions, *, num_workers: int, as_json: bool) -> None:
-    from gen_dist.cli.app import print_report
     from gen_dist.data.pack import pack as run
 
     try:

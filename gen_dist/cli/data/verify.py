@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, store_of
+from gen_dist.cli.json_report import print_report
 
 if TYPE_CHECKING:
     from gen_dist.data.fields import Source
@@ -70,7 +70,7 @@ def verify(
             "stops": [finding.line for finding in found if finding.stops],
             "notes": [finding.line for finding in found if not finding.stops],
         }
-        print(json.dumps(facts, indent=2))
+        print_report(facts)
     else:
         end = f"{stops:,} would stop a run" if stops else "nothing would stop a run"
         print(f"verified   {num_samples:,} samples of {looking.num_shards:,} shards: {end}")

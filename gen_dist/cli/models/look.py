@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gen_dist.cli.json_report import print_report
 from gen_dist.cli.models.options import Json, TrackingUri, meant, registry
 
 MOST_SCORES = 3  # in a row of a list; `show` has all
@@ -27,7 +28,7 @@ def listing(
         else:
             facts = look.versions(meant(client, name, uri)[0])
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_report(facts)
         return
     if not facts:
         print("no registered model yet; a run that ends registers one")
@@ -52,7 +53,7 @@ def show(
         registered, version = meant(client, model, uri)
         facts = look.show(registered, version if version is not None else look.default(registered))
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_report(facts)
         return
     pinned = f", pinned ({facts['pinned']})" if facts["pinned"] else ""
     print(f"{'model':<15} {facts['name']}/{facts['version']}{_in_brackets(facts['aliases'])}{pinned}")
@@ -82,7 +83,7 @@ def compare(
         known = [(its, version if version is not None else look.default(its)) for its, version in pairs]
         facts = look.compare(known[0], known[1])
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_report(facts)
         return
     rows = [("", *facts["versions"], "difference")]
     for name, score in facts["scores"].items():
@@ -111,7 +112,7 @@ def history(
 
         facts = look.history(meant(client, name, uri)[0])
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_report(facts)
     else:
         for entry in facts["audit"]:
             print(_audited(entry))

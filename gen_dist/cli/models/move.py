@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gen_dist.cli.json_report import print_report
 from gen_dist.cli.models.options import Json, Numbered, TrackingUri, Why, meant, numbered, registry
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def publish(
         prompts = job.train.prompts[:4] or [""]
         published = register(job, source, run_id=run_id, tracking_uri=uri, sample_prompts=prompts)
     if as_json:
-        print(json.dumps({"name": published.name, "version": published.version, "uri": published.uri}, indent=2))
+        print_report({"name": published.name, "version": published.version, "uri": published.uri})
     else:
         print(f"{'candidate':<10} {published.name}/{published.version}, from {source.place}")
 
@@ -113,7 +113,7 @@ def publish(
 def _say(name: str, moved: Moved, *, as_json: bool) -> None:
     entry = moved.state.audit[-1]
     if as_json:
-        print(json.dumps(_facts(name, moved, entry), indent=2))
+        print_report(_facts(name, moved, entry))
         return
     changes = [f"{alias} {entry['from'][alias] or 'none'} -> {to or 'none'}" for alias, to in entry["to"].items()]
     forced = ", forced" if moved.forced else ""
