@@ -10,6 +10,7 @@ import ast
 import inspect
 import itertools
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -65,7 +66,11 @@ def read_settings(source: Path) -> type[Spec]:
     """`class Settings` of one recipe file, without importing the file."""
     if not source.is_file():
         raise JobError([f"{source}: missing; the catalog names this recipe, write its file or remove its line"])
-    text = source.read_text(encoding="utf-8")
+    return _settings_in(source.read_text(encoding="utf-8"), source)
+
+
+@cache  # pydantic looks through all that is imported for the source of a class
+def _settings_in(text: str, source: Path) -> type[Spec]:
     tree = ast.parse(text, filename=str(source))
     module = ModuleType(f"{__name__}.{source.stem}")
     sys.modules[module.__name__] = module
