@@ -18,7 +18,7 @@ def check_fits(checkpoint: Checkpoint, *, job: JobSpec, frozen: Mapping[str, str
     kept, now = checkpoint.manifest.facts, resolve(job)
     where = checkpoint.url
     then = dict(kept["job"])
-    if then["recipe"] == now["recipe"]:
+    if then["recipe"] == now["recipe"] and then["model"].keys() != now["model"].keys():
         then["model"] = _with_new_settings(now["recipe"], then["model"])
     for key in ("recipe", "model", "seed"):
         if then[key] != now[key]:
