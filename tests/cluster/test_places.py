@@ -21,6 +21,7 @@ def standing(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         yield cluster.address, cluster.environment
 
 
+@pytest.mark.long  # what it takes of a cluster is also seen of one that jobs are submitted to
 def test_a_standing_cluster_runs_the_job_for_who_holds_its_token_and_the_log_fits_a_screen(
     tmp_path: Path, standing: tuple[str, dict[str, str]]
 ) -> None:

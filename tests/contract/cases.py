@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gen_dist.data.source import open_stream
 from gen_dist.data.stream import Stream
 from gen_dist.job.load import load_job
@@ -26,6 +28,8 @@ TOYS = {
 }
 """Recipes that exist to be trained here: their shapes of phases are in no recipe of the catalog."""
 RECIPES = [*catalog.RECIPES, "one_group"]
+HEIRS = ("gigagan_upsampler",)
+"""Recipes that train by the phases of another: what takes whole trainings of them is in the long suite."""
 CHECKPOINT_IMAGES = 112  # 7 of 20 steps: in the middle of what recipes do every few steps
 BF16_IMAGES = 192  # 12 steps, of every group
 EPS = 1e-2
@@ -48,6 +52,11 @@ class Case:
     """Where checkpoints go; None: none are written."""
     resume: Path | None = None
     """Checkpoint to go on from."""
+
+
+def trained(*recipes: str) -> list[Any]:
+    """These recipes as cases of a test that trains each."""
+    return [pytest.param(recipe, marks=[pytest.mark.long] if recipe in HEIRS else []) for recipe in recipes]
 
 
 @cache

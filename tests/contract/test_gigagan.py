@@ -144,7 +144,8 @@ def _case(**model: Any) -> partial[Case]:
     return partial(build)
 
 
-@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.long), 3])
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
 def test_the_penalty_by_differences_trains_as_plain_torch_at_any_stage(pair: Ranks, stage: int) -> None:
     # differences of 1e-2 between images are differences of 1e-3 between logits, of which fp32 keeps four digits
     case = _case(r1_form="differences", r1_sigma=0.1)

@@ -76,6 +76,7 @@ def test_a_checkpoint_is_measured_against_deepspeeds_own(name: str, scratch: Pat
     assert list(found["cases"]) == ["zero-1"]
 
 
+@pytest.mark.long  # an environment of the peer's own
 def test_gigagan_is_measured_against_its_peer() -> None:
     done = speed("gigagan-vs-peer", "--json", "--tiny", "--only", "same-interval")
     assert done.returncode == 0, done.stderr
