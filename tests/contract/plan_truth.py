@@ -22,9 +22,9 @@ from gen_dist.train.process import prepare
 def held_on_ranks(job: JobSpec) -> dict[str, int]:
     """Two steps of every kind by the engines of a GPU run, on gloo. Runs on ranks. Bytes:
 
-    `held`: of all tensors between two steps; `buckets`: those of stage 3's buckets, left out of `held`; and for each
-    phase, by its name, how much more there was after its backwards at the most, and by `NAME buckets` how much of all
-    buckets.
+    `held`: of all tensors between two steps; `buckets`: those of stage 3's buckets, left out of `held`; for each phase,
+    by its name, how much more there was after its backwards at the most; and by `staging of GROUP` the bucket that
+    stages 1 and 2 have during a backward.
     """
     device = prepare(job.model_copy(update={"cluster": job.cluster.model_copy(update={"use_gpu": False})}))
     from gen_dist.train.averages import Averages
@@ -36,22 +36,22 @@ def held_on_ranks(job: JobSpec) -> dict[str, int]:
     engines = Engines(recipe.groups(), recipe.networks(), job)
     averages = Averages(engines, half_life_images=1000, batch_images=job.train.global_batch_images)
     found: dict[str, int] = {}
+    for name, member in engines.items():
+        _note_staging(member.optimizer, found, f"staging of {name}")
 
     def learn(clock: Clock, *, measure: bool) -> None:
         for phase in recipe.phases(clock):
             with engines.only(phase.group) as member:
                 wanted = measure and phase.name not in found
                 at_first = _live_bytes(engines)[0] if wanted else 0
-                most = buckets = 0
+                most = 0
                 for part in (0, 1):
                     losses = phase.loss(context(engines.routes, clock, job, device), real_batch(recipe, job, device))
                     member.backward(torch.stack(list(losses.values())).sum(), last=phase.step and part == 1)
                     del losses
-                    if wanted:
-                        there, buckets = _live_bytes(engines)
-                        most = max(most, there - at_first)
+                    most = max(most, _live_bytes(engines)[0] - at_first) if wanted else 0
                 if wanted:
-                    found.update({phase.name: most, f"{phase.name} buckets": buckets})
+                    found[phase.name] = most
                 if phase.step:
                     member.step(1e-3)
                     averages.update(phase.group)
@@ -76,11 +76,28 @@ def _live_bytes(engines: Mapping[str, Any]) -> tuple[int, int]:
     return sum(storages.values()) - buckets, buckets
 
 
+def _note_staging(optimizer: Any, found: dict[str, int], name: str) -> None:
+    """Of the buckets that DeepSpeed makes as a backward begins, and drops as it ends."""
+    found[name] = 0
+    make = getattr(optimizer, "setup_buckets", None)
+
+    def note() -> None:
+        make()
+        found[name] = max(found[name], sum(tensor.untyped_storage().nbytes() for tensor in _buckets_of(optimizer)))
+
+    if make is not None:
+        optimizer.setup_buckets = note
+
+
 def _buckets(engines: Mapping[str, Any]) -> Iterator[Tensor]:
     for member in engines.values():
-        for bucket in getattr(member.optimizer, "ipg_buckets", {}).values():
-            kept = bucket.buffer  # of stage 3 a tensor, of the others a list
-            yield from kept if isinstance(kept, list) else [] if kept is None else [kept]
+        yield from _buckets_of(member.optimizer)
+
+
+def _buckets_of(optimizer: Any) -> Iterator[Tensor]:
+    for bucket in getattr(optimizer, "ipg_buckets", {}).values():
+        kept = bucket.buffer  # of stage 3 a tensor, of the others a list
+        yield from kept if isinstance(kept, list) else [] if kept is None else [kept]
 
 
 def _is_tensor(thing: Any) -> bool:
