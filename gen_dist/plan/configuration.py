@@ -88,9 +88,9 @@ class Weighing:
             for name, size in self._sizes.items()
         }
 
-    def memory(self, states: Mapping[str, States], costs: Mapping[str, PhaseCost]) -> Memory:
+    def memory(self, states: Mapping[str, States], costs: Mapping[str, PhaseCost], micro_batch_images: int) -> Memory:
         """With the whole batch of a step on the GPU, as gen_dist/train/feed.py puts it there."""
-        batch = self._images * self._model.sample_bytes()
+        batch = self._model.batch_bytes(self._images, micro_batch_images)
         return gpu_memory(states, costs, frozen_bytes=self._model.frozen_bytes(), batch_bytes=batch)
 
     def largest_micro_batch(self, states: Mapping[str, States], costs: Costs) -> int:
@@ -98,7 +98,7 @@ class Weighing:
         low, high = 0, LARGEST_MICRO_BATCH_IMAGES
         while low < high:
             middle = (low + high + 1) // 2
-            if self.memory(states, costs(middle)).total <= self.setting.gpu.memory_bytes:
+            if self.memory(states, costs(middle), middle).total <= self.setting.gpu.memory_bytes:
                 low = middle
             else:
                 high = middle - 1
@@ -122,7 +122,8 @@ class Weighing:
     def outcome(self, chosen: Configuration, costs: Mapping[str, PhaseCost], *, largest: int) -> Outcome:
         """`costs`: of the phases at the configuration's micro-batch."""
         states = self.states(chosen.stages, offload=chosen.offload)
-        memory, accumulation = self.memory(states, costs), self._images // chosen.micro_batch_images
+        memory = self.memory(states, costs, chosen.micro_batch_images)
+        accumulation = self._images // chosen.micro_batch_images
         times = {name: self._time(cost, chosen.stages, states, accumulation) for name, cost in costs.items()}
         return Outcome(
             chosen,

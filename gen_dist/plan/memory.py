@@ -23,7 +23,7 @@ class Memory:
     """fp32 masters, Adam's moments, moving average."""
     activations: int
     batch: int
-    """The images of a step, which are all on the GPU before it begins."""
+    """The images of a step, which are all on the GPU before it begins, and those of a micro-batch as numbers."""
     buffers: int
     """What gradients and gathered weights are communicated in."""
     margin: int

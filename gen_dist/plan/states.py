@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's reduce_bucket_size, and the same of its plain all-reduce
+BUCKET_ELEMENTS = 500_000_000  # the most of train/engines.py, and of DeepSpeed's plain all-reduce
 REUSED_ELEMENTS = 500_000_000  # stage 3 keeps what it needs again within max_reuse_distance: half of it, there and back
 PREFETCHED_ELEMENTS = 50_000_000  # stage3_prefetch_bucket_size
 FP32 = 4
@@ -68,6 +68,11 @@ class GroupSize:
     def total(self) -> int:
         return sum(self.parameters)
 
+    @property
+    def bucket(self) -> int:
+        """Elements that are reduced at once."""
+        return min(BUCKET_ELEMENTS, self.total)
+
 
 def group_states(
     size: GroupSize,
@@ -89,7 +94,7 @@ def group_states(
 
 def _whole(size: GroupSize, w: int, workers: int) -> States:
     masters = FP32 if w == 2 else 0
-    copied = min(size.total, BUCKET_ELEMENTS) * w if workers > 1 else 0
+    copied = w * size.bucket if workers > 1 else 0
     return States(
         weights=w * (size.total + size.fixed),
         optimizer=(masters + _beside(size)) * size.total,
@@ -113,7 +118,7 @@ def _optimizer_split(size: GroupSize, w: int, workers: int, stage: int, offload:
         held_gradients=0,
         held_staging=w * max(size.parameters) if offload else 0,
         gradients=w * (size.total if stage == 1 else owned),
-        staging=w * BUCKET_ELEMENTS,
+        staging=w * size.bucket,
         step=0 if offload else FP32 * part,
         host=optimizer + (FP32 + w) * part if offload else 0,
     )
@@ -128,7 +133,7 @@ def _all_split(size: GroupSize, w: int, workers: int, persistence_elements: int,
         weights=w * (part + kept_whole + size.fixed),
         optimizer=0 if offload else optimizer,
         held_gradients=0 if offload else w * part,
-        held_staging=w * BUCKET_ELEMENTS,
+        held_staging=w * size.bucket,
         gradients=0,
         staging=0,
         step=0 if offload else FP32 * part,

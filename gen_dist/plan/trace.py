@@ -8,6 +8,7 @@ Shapes: B images of a micro-batch.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,9 +120,11 @@ class Model:
         with self._fake:
             return sum(value.numel() * value.element_size() for value in self.recipe.state_dict().values())
 
-    def sample_bytes(self) -> int:
-        """One sample of a batch on the device."""
-        return sum(_field_bytes(field) for field in self.recipe.batch.values())
+    def batch_bytes(self, images: int, micro_batch_images: int) -> int:
+        """Of a worker's samples of a step, with images as bytes; of one micro-batch as numbers too."""
+        fields = list(self.recipe.batch.values())
+        floats = sum(torch.float32.itemsize * _field_bytes(field) for field in fields if field.kind == "image")
+        return images * sum(map(_field_bytes, fields)) + micro_batch_images * floats
 
     def costs(self, micro_batch_images: int) -> dict[str, PhaseCost]:
         """Every phase of the run by name. Raises: PlanError."""
@@ -218,7 +221,4 @@ def _field_bytes(field: Field) -> int:
         return 0  # text stays with the processor
     if field.kind == "label":
         return 8
-    numel = 1
-    for side in field.shape:
-        numel *= side
-    return numel * _dtype(field).itemsize
+    return math.prod(field.shape) * (1 if field.kind == "image" else _dtype(field).itemsize)

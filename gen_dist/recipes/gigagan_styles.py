@@ -57,10 +57,12 @@ class MeanStyle:
         """Take in a finished step: nothing here waits for a GPU."""
         if self._unfolded:
             sum_S, share = torch.stack(self._unfolded).mean(dim=0).split([len(self._mean_S), 1])
-            readable = (share > 0).to(share)  # else nothing of this step could be read
-            steps, before_S = self._steps.to(share) + readable, self._mean_S.to(share)
-            rate = readable * (1.0 / steps.clamp(min=1.0)).clamp(min=RATE)
-            self._mean_S = torch.lerp(before_S, sum_S / share.clamp(min=1e-30), rate)
+            # else nothing of this step could be read, or it was no number and may not have been made
+            is_good = (share > 0) & sum_S.isfinite().all()
+            steps, before_S = self._steps.to(share) + is_good.to(share), self._mean_S.to(share)
+            rate = (1.0 / steps.clamp(min=1.0)).clamp(min=RATE)
+            moved_S = torch.lerp(before_S, sum_S / share.clamp(min=1e-30), rate)
+            self._mean_S = torch.where(is_good, moved_S, before_S)
             self._steps, self._unfolded = steps, []
 
 

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+from mlflow.models import Model
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
 from gen_dist.job import arithmetic
@@ -30,6 +28,7 @@ from gen_dist.registry.export import export
 from gen_dist.registry.lineage import MODEL_TAG, SHORT, lineage
 from gen_dist.registry.origin import Origin
 from gen_dist.registry.registered import Registered
+from gen_dist.registry.signature import example_of, signature_of
 from gen_dist.sample.source import ModelSource
 
 ALIAS = "latest"
@@ -130,12 +129,8 @@ def save(source: ModelSource, dest: Path, *, prompts: Sequence[str], tmp: Path, 
         python_model=str(SERVED),
         artifacts={"model": str(weights)},
         code_paths=[str(code)],
-        signature=ModelSignature(
-            inputs=Schema([ColSpec("string", "prompt")]),
-            outputs=Schema([ColSpec("binary", "png")]),
-            params=ParamSchema([ParamSpec("seed", "long", 0)]),
-        ),
-        input_example=pd.DataFrame({"prompt": list(prompts) or [""]}),
+        signature=signature_of(source.facts.job),
+        input_example=example_of(source.facts.job, prompts),
         pip_requirements=requirements(),
         mlflow_model=mlflow_model,
     )

@@ -25,6 +25,12 @@ def png(image_HW3: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+def read_png(data: bytes) -> np.ndarray:
+    """(H, W, 3) uint8. Raises: OSError where it is no image."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
 def sample_grid(images_NHW3: np.ndarray, captions: Sequence[str] | None = None) -> np.ndarray:
     """(rows, columns, 3) uint8: images in reading order, enlarged by whole factors, each above its caption."""
     count, height, width, _ = images_NHW3.shape

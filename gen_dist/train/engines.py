@@ -39,6 +39,7 @@ from gen_dist.recipes.contract import Group
 from gen_dist.train.wiring import WiringError
 
 NEVER_PRINT_STEPS = 1 << 40
+BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's own: gradients that are reduced at once, at the most
 
 Judge = Callable[[float], str]
 """Why a step whose gradient has this norm may not be made; empty where it may. Equal on all workers."""
@@ -134,7 +135,7 @@ class GroupEngine:
                 eps=group.eps,
                 fused=True,
             ),
-            config=engine_config(job, self.stage),
+            config=engine_config(job, self.stage, num_parameters=sum(p.numel() for p in self.parameters.values())),
             dist_init_required=False,
         )
         if hasattr(self.optimizer, "fp32_groups"):  # rule 7
@@ -243,8 +244,8 @@ def _has_spikes(job: JobSpec) -> bool:
     return job.train.nonfinite.spike_factor > 0
 
 
-def engine_config(job: JobSpec, stage: int) -> dict[str, Any]:
-    """DeepSpeed's configuration for one group."""
+def engine_config(job: JobSpec, stage: int, *, num_parameters: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for one group of so many trained parameters."""
     return {
         "train_micro_batch_size_per_gpu": job.train.micro_batch_images,
         "gradient_accumulation_steps": 1,  # rule 5
@@ -256,6 +257,8 @@ def engine_config(job: JobSpec, stage: int) -> dict[str, Any]:
             "stage": stage,
             # reduces from one buffer: against a GPU's fragmented memory, and on CPUs one more copy of every gradient
             "contiguous_gradients": job.cluster.use_gpu or stage == 3,
+            # that buffer is made as large as this, also where a group has fewer parameters
+            "reduce_bucket_size": min(BUCKET_ELEMENTS, num_parameters),
             "stage3_param_persistence_threshold": job.train.zero3_persistence_elements,
         },
         "steps_per_print": NEVER_PRINT_STEPS,

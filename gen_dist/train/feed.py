@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from gen_dist.train.ledger import Ledger
 AHEAD = 4  # micro-batches read before they are needed
 
 MicroBatch = tuple[int, dict[str, Any]]
-"""Global position of its first sample, and the batch."""
+"""Global position of its first sample, and the batch, whose images are bytes still: see `as_floats`."""
 
 
 def images_of_step(recipe: Recipe, clock: Clock, batch_images: int) -> int:
@@ -81,16 +81,27 @@ class Feed:
         position, batch = next(self._ahead)
         self.waited_s += time.perf_counter() - asked_s
         self._ledger.took(batch)
-        return position, to_device(batch, self._device)
+        return position, _moved(batch, self._device)
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Images from uint8 to float32 in [-1, 1] on the device; labels moved; captions as they are."""
-    moved: dict[str, Any] = {}
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What a recipe is given of a batch of a stream, on the device."""
+    return as_floats(_moved(batch, device))
+
+
+def as_floats(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Images from uint8 to float32 in [-1, 1]; all else as it is.
+
+    A step makes them of one micro-batch at a time: those of all of them would be four times the bytes.
+    """
+    floats = dict(batch)
     for name, value in batch.items():
-        if isinstance(value, torch.Tensor):
-            value = value.to(device)
-            if value.dtype == torch.uint8:  # as (B, H, W, 3) in memory; the networks want (B, 3, H, W)
-                value = value.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1.0)
-        moved[name] = value
-    return moved
+        if isinstance(value, torch.Tensor) and value.dtype == torch.uint8:
+            # as (B, H, W, 3) in memory; the networks want (B, 3, H, W)
+            floats[name] = value.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1.0)
+    return floats
+
+
+def _moved(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Captions stay with the processor."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

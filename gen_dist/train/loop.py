@@ -21,7 +21,7 @@ from gen_dist.train import state
 from gen_dist.train.averages import Averages
 from gen_dist.train.collective import Team
 from gen_dist.train.engines import Engines, GroupEngine
-from gen_dist.train.feed import Feed, MicroBatch, images_of_step
+from gen_dist.train.feed import Feed, MicroBatch, as_floats, images_of_step
 from gen_dist.train.guard import DivergenceError, Guard, NonFiniteLossError, RollbackWanted, names, poisoned
 from gen_dist.train.ledger import Ledger
 from gen_dist.train.meters import Meters
@@ -145,7 +145,7 @@ class Loop:
                     rows=self.team.rows,
                     scratch=scratch[part],
                 )
-                losses = phase.loss(ctx, batch)
+                losses = phase.loss(ctx, as_floats(batch))
                 detached = {name: value.detach() for name, value in losses.items()}
                 self._losses.setdefault(phase.group, []).append((phase.name, detached))
                 total = torch.stack(list(losses.values())).sum() / len(batches)

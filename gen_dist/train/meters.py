@@ -49,10 +49,11 @@ class Meters:
     def read(self, images: int) -> dict[str, float]:
         """Metrics since the last reading, averaged over all workers (a collective call), and a fresh start."""
         names = sorted(self._sums, key=lambda name: (name not in self._descended, name))
-        elapsed_s = time.perf_counter() - self._since_s
+        wait_share = self._wait_s / (time.perf_counter() - self._since_s)
         values = [self._sums[name] / self._counts[name] for name in names]
-        local = torch.stack([*values, torch.tensor(self._wait_s / elapsed_s, device=self._device)])
+        local = torch.stack([*values, torch.tensor(wait_share, device=self._device)])
         averaged = self._mean(local).tolist()
+        elapsed_s = time.perf_counter() - self._since_s  # after all that a GPU still had to do
         metrics = {f"loss/{name}": value for name, value in zip(names, averaged, strict=False)}
         metrics["speed/images_per_s"] = (images - self._since_images) / elapsed_s
         metrics["speed/data_wait_share"] = averaged[-1]

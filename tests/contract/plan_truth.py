@@ -13,7 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from gen_dist.job.spec import JobSpec
 from gen_dist.plan.census import step_kinds
-from gen_dist.plan.states import BUCKET_ELEMENTS
 from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, Ctx, Phase, Recipe
 from gen_dist.recipes.randomness import Draw
@@ -23,31 +22,34 @@ from gen_dist.train.process import prepare
 def held_on_ranks(job: JobSpec) -> dict[str, int]:
     """Two steps of every kind by the engines of a GPU run, on gloo. Runs on ranks. Bytes:
 
-    `held`: of all tensors between two steps; `buckets`: those of stage 3's buckets, left out of `held`; and for each
-    phase, by its name, how much more there was after its backwards at the most.
+    `held`: of all tensors between two steps; `buckets`: those of stage 3's buckets, left out of `held`; for each phase,
+    by its name, how much more there was after its backwards at the most; and by `staging of GROUP` the bucket that
+    stages 1 and 2 have during a backward.
     """
     device = prepare(job.model_copy(update={"cluster": job.cluster.model_copy(update={"use_gpu": False})}))
     from gen_dist.train.averages import Averages
     from gen_dist.train.engines import Engines
 
     gc.collect()
-    before, _ = _live_bytes(job)
+    before, _ = _live_bytes({})
     recipe = catalog.build(job.recipe, job.model)
     engines = Engines(recipe.groups(), recipe.networks(), job)
     averages = Averages(engines, half_life_images=1000, batch_images=job.train.global_batch_images)
     found: dict[str, int] = {}
+    for name, member in engines.items():
+        _note_staging(member.optimizer, found, f"staging of {name}")
 
     def learn(clock: Clock, *, measure: bool) -> None:
         for phase in recipe.phases(clock):
             with engines.only(phase.group) as member:
                 wanted = measure and phase.name not in found
-                at_first = _live_bytes(job)[0] if wanted else 0
+                at_first = _live_bytes(engines)[0] if wanted else 0
                 most = 0
                 for part in (0, 1):
                     losses = phase.loss(context(engines.routes, clock, job, device), real_batch(recipe, job, device))
                     member.backward(torch.stack(list(losses.values())).sum(), last=phase.step and part == 1)
                     del losses
-                    most = max(most, _live_bytes(job)[0] - at_first) if wanted else 0
+                    most = max(most, _live_bytes(engines)[0] - at_first) if wanted else 0
                 if wanted:
                     found[phase.name] = most
                 if phase.step:
@@ -57,22 +59,45 @@ def held_on_ranks(job: JobSpec) -> dict[str, int]:
     for measure in (False, True):
         for kind in step_kinds(recipe, job):
             learn(kind.first, measure=measure)
-    held, buckets = _live_bytes(job)
+    held, buckets = _live_bytes(engines)
     return {"held": held - before, "buckets": buckets, **found}
 
 
-def _live_bytes(job: JobSpec) -> tuple[int, int]:
-    """Of every tensor that Python can reach, and of the gradients behind them; stage 3's buckets by themselves."""
+def _live_bytes(engines: Mapping[str, Any]) -> tuple[int, int]:
+    """Of every tensor that Python can reach, and of the gradients behind them; DeepSpeed's buckets by themselves."""
     time.sleep(0.05)  # gloo's thread lets go of what it has reduced as soon as Python lets it: not while gc collects
     gc.collect()
-    width = 2 if job.train.precision == "bf16" else 4
-    storages = {}
+    storages: dict[int, int] = {}
     for tensor in filter(_is_tensor, gc.get_objects()):
         for one in (tensor, tensor.grad if tensor.is_leaf else None):
             if one is not None and one.device.type == "cpu":
                 storages[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
-    buckets = sum(size for size in storages.values() if size == BUCKET_ELEMENTS * width)
+    buckets = sum(storages[tensor.untyped_storage().data_ptr()] for tensor in _buckets(engines))
     return sum(storages.values()) - buckets, buckets
+
+
+def _note_staging(optimizer: Any, found: dict[str, int], name: str) -> None:
+    """Of the buckets that DeepSpeed makes as a backward begins, and drops as it ends."""
+    found[name] = 0
+    make = getattr(optimizer, "setup_buckets", None)
+
+    def note() -> None:
+        make()
+        found[name] = max(found[name], sum(tensor.untyped_storage().nbytes() for tensor in _buckets_of(optimizer)))
+
+    if make is not None:
+        optimizer.setup_buckets = note
+
+
+def _buckets(engines: Mapping[str, Any]) -> Iterator[Tensor]:
+    for member in engines.values():
+        yield from _buckets_of(member.optimizer)
+
+
+def _buckets_of(optimizer: Any) -> Iterator[Tensor]:
+    for bucket in getattr(optimizer, "ipg_buckets", {}).values():
+        kept = bucket.buffer  # of stage 3 a tensor, of the others a list
+        yield from kept if isinstance(kept, list) else [] if kept is None else [kept]
 
 
 def _is_tensor(thing: Any) -> bool:

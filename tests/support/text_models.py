@@ -60,13 +60,13 @@ def write_clip(folder: Path, *, weights: bool) -> dict[str, Path]:
     folders = {name: folder / name for name in ("clip-vit-l-14-text", "clip-vit-b-32")}
     for place, config, model in zip(folders.values(), (text, pair), (CLIPTextModel, CLIPModel), strict=True):
         (model(config) if weights else config).save_pretrained(place)
-        write_tokenizer(place)
+        write_tokenizer(place, length=text.max_position_embeddings)
     return folders
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, *, length: int = 8) -> None:
     words = Tokenizer(models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="</s>", model_max_length=8
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="</s>", model_max_length=length
     ).save_pretrained(folder)

@@ -51,6 +51,18 @@ def test_half_of_the_images_at_a_probability_of_a_half() -> None:
     assert abs(float(found) - 0.5) < 5 * 0.5 / math.sqrt(4000)
 
 
+def test_each_kind_is_applied_by_itself() -> None:
+    found = drawn(["flip", "translate"], 0.5, count=4000)
+    is_flipped, is_shifted = found.place[:, 0, 0] < 0, (found.place[:, :2, 2] != 0).any(dim=1)
+    for share, wanted in (
+        (is_flipped, 0.5),
+        (is_shifted, 0.5 * (1 - 1 / 16)),  # a quarter of the shifts of up to 2 px is 0, each way
+        (is_flipped & is_shifted, 0.25 * (1 - 1 / 16)),
+        (found.is_moved, 0.75),
+    ):
+        assert abs(float(share.float().mean()) - wanted) < 0.05
+
+
 def test_an_image_has_its_own_transform_whatever_the_batch(levels: list[Tensor]) -> None:
     whole = drawn(KINDS, 0.5)(levels)
     parts = [drawn(KINDS, 0.5, count=2, first=first)([level[first : first + 2] for level in levels]) for first in (2,)]
@@ -100,6 +112,22 @@ def test_colours_change_as_they_are_named(levels: list[Tensor]) -> None:
     torch.testing.assert_close(drawn(["saturation", "hue"], 1.0)([plain])[0], plain, rtol=1e-4, atol=1e-5)
 
 
+def test_transforms_are_as_strong_as_those_of_karras() -> None:
+    """Appendix B: sigma 0.2 of brightness, and of the log2 of contrast 0.5 and of saturation 1; hue all around."""
+    many = {kind: drawn([kind], 1.0, count=2000).colour for kind in COLOURS}
+    assert abs(float(many["brightness"][:, 0, 3].std()) - 0.2) < 0.02
+    assert abs(float(many["contrast"][:, 0, 0].log2().std()) - 0.5) < 0.05
+    away = torch.tensor([1.0, -1.0, 0.0]) / math.sqrt(2.0)  # from grey
+    scaled = (many["saturation"][:, :3, :3] @ away).norm(dim=1)
+    assert abs(float(scaled.log2().std()) - 1.0) < 0.1
+    turned = many["hue"][:, :3, :3] @ away
+    assert float(turned.mean(dim=0).norm()) < 0.1
+    assert float((turned @ away).min()) < -0.95
+    shifts = drawn(["translate"], 1.0, count=2000).place[:, :2, 2] / 2
+    assert float(shifts.abs().max()) == 0.125
+    assert float(shifts.mean().abs()) < 0.01
+
+
 def test_a_gradient_comes_back_through_every_transform(levels: list[Tensor]) -> None:
     image = levels[0].requires_grad_()
     (slope,) = torch.autograd.grad(drawn(KINDS, 1.0)([image])[0].square().sum(), image)
@@ -116,9 +144,13 @@ def played(augment: Augment, signs: list[float], *, first: int = 0) -> list[floa
     """The probability of each of these steps, of two micro-batches, whose real logits are 3 * sign."""
     found = []
     for step, sign in enumerate(signs, start=first):
-        for _ in range(2):
-            logged = augment.watch(context(step), torch.full((4, 2), 3.0 * sign), torch.tensor([1.0, 1.0, 0.0, 1.0]))
-        found.append(float(logged["augment_probability"]))
+        logged = [
+            augment.watch(context(step), torch.full((4, 2), 3.0 * sign), torch.tensor([1.0, 1.0, 0.0, 1.0]))
+            for _ in range(2)
+        ]
+        one, other = (float(each["augment_probability"]) for each in logged)
+        assert one == other, "a step has one probability"
+        found.append(one)
     return found
 
 
@@ -140,6 +172,13 @@ def test_a_step_of_which_nothing_could_be_read_moves_nothing() -> None:
     before = float(one.state_dict()["augment_probability"])
     one.watch(context(3), torch.full((4, 2), torch.nan), torch.zeros(4))
     assert float(one.state_dict()["augment_probability"]) == before == pytest.approx(0.2)
+
+
+def test_an_image_and_its_drawing_are_transformed_each_on_its_own(levels: list[Tensor]) -> None:
+    own = [level[:4] for level in levels]
+    augment = Augment(Settings(augment="fixed", augment_probability=1.0, image_px=SIDE))
+    one, other = augment(context(0), [torch.cat([level, level]) for level in own])[0].chunk(2)
+    assert ((one - other).abs().amax(dim=(1, 2, 3)) > 1e-3).all()
 
 
 def test_without_it_nothing_is_drawn_or_kept(levels: list[Tensor]) -> None:

@@ -101,8 +101,12 @@ def test_equalised_layers_keep_unit_size_and_start_with_unit_weights() -> None:
     assert float(conv(torch.randn(4, 64, 16, 16)).std()) == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.parametrize("multiple", [1, 8])
 @pytest.mark.parametrize("attend", [distance.fused, distance.written_out, distance.differentiable_twice])
-def test_attention_by_distance_is_a_softmax_of_squared_distances(attend: Callable[..., Tensor]) -> None:
+def test_attention_by_distance_is_a_softmax_of_squared_distances(
+    attend: Callable[..., Tensor], multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(distance.MULTIPLES, "cpu", multiple)  # as a GPU wants them
     query, key, value = (torch.randn(2, 3, n, 8, dtype=torch.float64, requires_grad=True) for n in (5, 6, 6))
     squared = (query[:, :, :, None] - key[:, :, None]).square().sum(-1)
     wanted = (-squared / math.sqrt(8 * 8)).softmax(-1) @ value

@@ -117,13 +117,21 @@ def test_parts_add_up_at_the_fullest_moment() -> None:
     found = {"a": states(2), "b": states(0)}
     costs = {"one": cost("one", "a", 10), "two": cost("two", "b", 10_000_000_000)}
     memory = gpu_memory(found, costs, frozen_bytes=7, batch_bytes=5)
-    assert memory.moment == "backward of two"  # the bucket of 1 GB of phase one is gone by then
+    assert memory.moment == "backward of two"  # the bucket of phase one is gone by then
     assert memory.activations == 10_000_000_000
     assert memory.buffers == 0
     assert memory.weights == 7 + found["a"].weights + found["b"].weights
     less = gpu_memory(found, {"one": costs["one"]}, frozen_bytes=7, batch_bytes=5)
     assert less.moment == "backward of one"
-    assert less.buffers == 2 * BUCKET_ELEMENTS
+    assert less.buffers == 2 * SIZE.total
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_bucket_holds_its_group_and_no_more_than_the_most(stage: int) -> None:
+    for total, elements in ((1_000, 1_000), (2 * BUCKET_ELEMENTS, BUCKET_ELEMENTS)):
+        size = GroupSize((total,), fixed=0, average=False)
+        found = group_states(size, stage=stage, workers=2, precision="bf16", persistence_elements=0)
+        assert found.held_staging + found.staging == 2 * elements
 
 
 class Regimes:

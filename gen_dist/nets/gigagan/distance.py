@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOGITS = 1 << 24  # that are written out at once
+MULTIPLES = {"cuda": 8}  # of features: with others, no kernel for fp32 is a fused one there (what a penalty is in)
 
 
 def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -30,8 +31,12 @@ def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     # the offset as one more feature, of queries that are 1 there: fused kernels take no bias that learns
     query = torch.cat([2.0 * scale * query, torch.ones_like(query[..., :1])], dim=-1)
     key = torch.cat([key, offset], dim=-1)
-    value = F.pad(value, (0, 1))
-    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :-1]
+    num_features = value.shape[-1]
+    spare = -query.shape[-1] % MULTIPLES.get(query.device.type, 1)
+    if spare:
+        query, key = F.pad(query, (0, spare)), F.pad(key, (0, spare))
+    value = F.pad(value, (0, 1 + spare))
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :num_features]
 
 
 def written_out(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
