@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gen_dist.checkpoint.errors import CheckpointError
-from gen_dist.checkpoint.layout import MAX_FILE_BYTES, Layout, chunks, plan
+from gen_dist.checkpoint.layout import MAX_FILE_BYTES, PAGE_BYTES, Layout, chunks, plan
 from gen_dist.checkpoint.piece import DTYPE_NAMES, Piece
 
 CHUNK_BYTES = 4 << 20  # small enough to be hashed and written while it is in the cache
@@ -65,7 +65,7 @@ class Snapshot:
         if sizes != [len(buffer) for buffer in self._buffers]:
             self._layout, self._buffers, self._places = None, [], []  # first, or old and new would be held at once
             try:
-                self._buffers = [torch.zeros(size, dtype=torch.uint8, pin_memory=pinned) for size in sizes]
+                self._buffers = [_room(size, pinned=pinned) for size in sizes]
             except RuntimeError as error:  # torch has no kind of its own for this
                 raise MemoryError(f"{sum(sizes)} bytes of host memory for a snapshot: {error}") from error
         self._places = [
@@ -117,6 +117,13 @@ class Live:
             values = self._flat[slot.piece][slot.first : slot.first + slot.numel]
             for part in values.split(CHUNK_BYTES // values.dtype.itemsize):
                 yield part.cpu().view(torch.uint8).numpy().data
+
+
+def _room(size_bytes: int, *, pinned: bool) -> Tensor:
+    """Bytes that begin at a page of memory, as pinned ones do: a disk fetches them from there."""
+    room = torch.empty(size_bytes + (0 if pinned else PAGE_BYTES), dtype=torch.uint8, pin_memory=pinned)
+    first = -room.data_ptr() % PAGE_BYTES if not pinned else 0
+    return room[first : first + size_bytes]
 
 
 def stretches(places: Iterable[Place], sources: Sequence[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
