@@ -1,9 +1,9 @@
 """A new file, written by a thread beside what makes its bytes, and on its way to the disk from the first piece on.
 
-Where the file lies on a disk of this machine and a piece begins and ends at whole blocks, of the file and of memory, the
-disk fetches it from where it is: no copy into the kernel's cache, which takes half as much of a core as SHA-256 does,
-and nothing else is pushed out of that cache. Other pieces go through the cache; left to itself the kernel gathers them
-for seconds, and who syncs the file at its end waits for all of it, so the disk is asked to begin piece by piece.
+Where the file lies on a disk of this machine, and a piece at whole blocks of file and memory, the disk fetches it from
+where it is: no copy into the kernel's cache, which takes half as much of a core as SHA-256 does, and nothing else is
+pushed out of that cache. Other pieces go through the cache; left to itself the kernel gathers them for seconds, and who
+syncs the file at its end waits for all of it, so the disk is asked to begin piece by piece.
 """
 
 from __future__ import annotations

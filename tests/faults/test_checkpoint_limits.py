@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gen_dist.checkpoint import begin_attempt
+import pytest
+
+from gen_dist.checkpoint import begin_attempt, candidates
 from gen_dist.store.local import LocalStore
 from tests.support import saves
+from tests.support.cli import ROOT
+from tests.support.full_disk import MOUNTS
 from tests.support.saves import Events, check_whole, commit, group, newest
 
 SCALE = 20_000  # 2.8 MB a tensor
@@ -42,6 +49,33 @@ def test_a_full_disk_costs_a_checkpoint_and_leaves_no_litter(tmp_path: Path) -> 
     saves.save(savers, 192, scale=SCALE)
     assert all(saver.flush(300) for saver in savers)
     check_whole(newest(store), scale=SCALE)
+    assert {path.name for path in tmp_path.glob("images-*")} == set(candidates(store)), "the missed one takes room"
+
+
+@pytest.mark.parametrize("kind", MOUNTS)
+def test_a_disk_that_is_really_full_costs_checkpoints_and_what_was_missed_takes_no_room(
+    tmp_path: Path, kind: str
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    alone = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+    try:
+        mounted = subprocess.run([*alone, MOUNTS[kind], str(disk)], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        pytest.skip(f"no disk of its own for a test here: {error}")
+    if mounted.returncode:
+        pytest.skip(f"this user may mount no {kind} for a process of its own: {mounted.stderr.strip()}")
+    Path(f"{disk}.img").unlink(missing_ok=True)
+    program = f"{MOUNTS[kind]} && exec {sys.executable} -m tests.support.full_disk $0"
+    done = subprocess.run([*alone, program, str(disk)], cwd=ROOT, capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout)
+    assert said["ended"] == [True, True, False, False, False, True]
+    assert said["left"] == [f"images-{images:012d}.a000001" for images in (64, 128, 384)]
+    assert said["litter"] == []
+    kinds = [kind for kind, _ in said["events"]]
+    missed = ["checkpoint_missed", "checkpoint_missed", "checkpoint_alarm", "checkpoint_missed", "checkpoint_alarm"]
+    assert kinds == ["checkpoint", "checkpoint", *missed, "checkpoint"]
+    assert "No space left on device; make room there" in said["events"][4][1]["warning"]
 
 
 def _save_with_little_memory(folder: Path, told: Any) -> None:

@@ -1,4 +1,4 @@
-"""A file written behind what makes its pieces is those pieces, whether the disk fetches them or the kernel copies them."""
+"""A file written while its pieces are made is those pieces, whether the disk fetches them or the kernel copies."""
 
 from __future__ import annotations
 
