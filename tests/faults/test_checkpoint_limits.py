@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gen_dist.checkpoint import begin_attempt, candidates
+from gen_dist.checkpoint import begin_attempt, candidates, open_checkpoint
 from gen_dist.store.local import LocalStore
 from tests.support import saves
 from tests.support.cli import ROOT
@@ -78,27 +78,40 @@ def test_a_disk_that_is_really_full_costs_checkpoints_and_what_was_missed_takes_
     assert "No space left on device; make room there" in said["events"][4][1]["warning"]
 
 
-def _save_with_little_memory(folder: Path, told: Any) -> None:
+def _save_with_little_memory(folder: Path, told: Any, file_bytes: int) -> None:
     events = Events()
     store = LocalStore(folder)
-    savers = group(store, attempt=1, on_event=events)
+    savers = group(store, attempt=1, on_event=events, patience_s=300 if file_bytes < 0 else 0.6, alarm_after=1)
     held = [saves.pieces(saves.state(64, scale=SCALE * 15), rank=rank, world_size=2) for rank in (0, 1)]
     used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    with limited(resource.RLIMIT_AS, used_bytes + (60 << 20)):  # threads need some; a snapshot takes 90 MB
+    little = used_bytes + (60 << 20)  # threads need some; a snapshot takes 90 MB
+    with limited(resource.RLIMIT_AS, little), limited(resource.RLIMIT_FSIZE, file_bytes):
         for rank in (1, 0):  # each waits for its own save: the leader must come last
             savers[rank].save(64, 1, held[rank], saves.FACTS if rank == 0 else {})
         ended = [saver.flush(0) for saver in savers]
+    saves.save(savers, 128)  # of what there is room for
+    assert all(saver.flush(300) for saver in savers)
     told.send((ended, list(events)))
 
 
-def test_memory_too_short_for_a_snapshot_costs_time_and_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file_bytes", "told"), [(-1, ["checkpoint"]), (1 << 20, ["checkpoint_missed", "checkpoint_alarm"])]
+)
+def test_memory_too_short_for_a_snapshot_costs_time_and_with_a_full_disk_a_checkpoint_and_is_told(
+    tmp_path: Path, file_bytes: int, told: list[str]
+) -> None:
     here, there = multiprocessing.Pipe()
     # a process of its own: a copy of this one may have room to spare that the limit does not see
-    worker = multiprocessing.get_context("spawn").Process(target=_save_with_little_memory, args=(tmp_path, there))
+    spawn = multiprocessing.get_context("spawn")
+    worker = spawn.Process(target=_save_with_little_memory, args=(tmp_path, there, file_bytes))
     worker.start()
     assert here.poll(200)
     ended, events = here.recv()
     worker.join()
-    assert ended == [True, True], events
-    assert [kind for kind, _ in events] == ["checkpoint_without_snapshot", "checkpoint"]
-    check_whole(newest(LocalStore(tmp_path)), scale=SCALE * 15)
+    is_written = file_bytes < 0
+    assert ended == [is_written, is_written], events
+    assert [kind for kind, _ in events] == ["checkpoint_without_snapshot", *told, "checkpoint"]
+    store = LocalStore(tmp_path)
+    check_whole(newest(store))
+    if is_written:
+        check_whole(open_checkpoint(store, candidates(store)[1]), scale=SCALE * 15)

@@ -28,7 +28,7 @@ MOUNTS = {
 def main(folder: Path) -> dict[str, Any]:
     """Two saves, then three on a full disk, then one on a disk with room again."""
     store, events = LocalStore(folder / "run"), Events()
-    savers = group(store, attempt=begin_attempt(store), on_event=events, patience_s=0.6, alarm_after=2)
+    savers = group(store, attempt=begin_attempt(store), on_event=events, hold_s=0.2, alarm_after=2)
     ended = [_saved(savers, images) for images in (64, 128)]
     _fill(folder / "ballast", leave_bytes=15 << 20)  # for one more checkpoint, and not for what missed ones wrote
     filler = folder / "filler"
@@ -47,7 +47,9 @@ def main(folder: Path) -> dict[str, Any]:
 
 def _saved(savers: list[Saver], images: int) -> bool:
     saves.save(savers, images, scale=SCALE)
-    return all([saver.flush(300) for saver in savers])
+    for saver in reversed(savers):  # as the next save does; the leader waits for the word of the others
+        saver.wait()
+    return all(saver.flush(300) for saver in savers)
 
 
 def _check_newest(store: LocalStore) -> None:
