@@ -151,6 +151,20 @@ def _remove(
     return True
 
 
+def clear(store: Store, *, attempt: int, images: int, but: Collection[Name] = ()) -> None:
+    """Removes what this attempt's saves, up to so many images, have left and its leader will not commit.
+
+    Only for that leader, between its saves: nobody else could still write their manifests. `but`: those whose manifest
+    was sent and not answered for, which may yet arrive. Raises: StoreError.
+    """
+    for name, infos in objects_by_checkpoint(store).items():
+        documents = {info.name.rpartition("/")[2] for info in infos}
+        given_up = name.attempt == attempt and name.images <= images and name not in but
+        if given_up and not documents & {MANIFEST, TOMBSTONE}:
+            for info in sorted(infos, key=lambda info: _turn(name, info)):
+                store.delete(info.name)
+
+
 def _turn(name: Name, info: ObjectInfo) -> tuple[int, str]:
     """Manifest, data, `done` files."""
     if info.name == name.manifest:

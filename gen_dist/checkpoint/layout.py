@@ -1,8 +1,9 @@
 """How a worker's pieces lie in its files: safetensors files of flat fragments, planned before a byte is written.
 
-A file is 8 bytes with the length of the header, the header (JSON, padded with blanks), and the fragments one after the
-other. Wider number formats come first, so that each fragment is aligned; else the order is that of the pieces, so
-that what a worker reads together lies together.
+A file is 8 bytes with the length of the header, the header (JSON, padded with blanks to a whole page, so that the disk
+can fetch what follows from the pages of a snapshot), and the fragments one after the other. Wider number formats come
+first, so that each fragment is aligned; else the order is that of the pieces, so that what a worker reads together lies
+together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gen_dist.checkpoint.names import file_name
 from gen_dist.checkpoint.piece import DTYPE_NAMES, Fragment, PieceSpec
 
 MAX_FILE_BYTES = 2 << 30
-ALIGNMENT = 8
+PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def plan(specs: Sequence[PieceSpec], *, rank: int, max_file_bytes: int = MAX_FIL
 def _header(specs: Sequence[PieceSpec], file: FilePlan) -> bytes:
     entries = dict(_entry(specs[slot.piece], slot) for slot in file.slots)
     text = json.dumps({"__metadata__": {"format": "pt"}, **entries}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    text += b" " * (-(8 + len(text)) % PAGE_BYTES)
     return len(text).to_bytes(8, "little") + text
 
 

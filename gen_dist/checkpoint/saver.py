@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from gen_dist.checkpoint.attempts import Notify, check_not_fenced, silent
 from gen_dist.checkpoint.commit import Commit, MissedError, move_head
 from gen_dist.checkpoint.errors import CheckpointError, FencedError
-from gen_dist.checkpoint.keep import Keep, prune
+from gen_dist.checkpoint.keep import Keep, clear, prune
 from gen_dist.checkpoint.layout import MAX_FILE_BYTES
 from gen_dist.checkpoint.manifest import Manifest, Part
 from gen_dist.checkpoint.names import Name
@@ -24,7 +24,7 @@ from gen_dist.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 300.0
+PATIENCE_S, HOLD_S = 300.0, 10.0
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 15.0
 
@@ -48,7 +48,7 @@ class Saver:
 
     `store`: that of the run's checkpoints. `parent`: the checkpoint that the run went on from. `keep`: what retention
     leaves. `alarm_after`: missed commits in a row after which the event `checkpoint_alarm` is sent with each further
-    one. `patience_s`: how long one save is tried.
+    one. `patience_s`: how long one save is tried; where the store fails, training waits `hold_s` for it and no longer.
 
     Events, of the leader alone and from another thread: `checkpoint`, `checkpoint_missed`, `checkpoint_alarm`,
     `checkpoint_without_snapshot`, `checkpoints_removed`, `fenced`; those that a person should see have a line
@@ -66,12 +66,14 @@ class Saver:
         keep: Keep | None = None,
         alarm_after: int = 3,
         patience_s: float = PATIENCE_S,
+        hold_s: float = HOLD_S,
         max_file_bytes: int = MAX_FILE_BYTES,
         on_event: Notify = silent,
         at: Callable[[str], object] = lambda stage: None,
     ) -> None:
         self._store, self._attempt, self._rank, self._world_size = store, attempt, rank, world_size
-        self._keep, self._alarm_after, self._patience_s = keep, alarm_after, patience_s
+        self._keep, self._alarm_after = keep, alarm_after
+        self._patience_s, self._hold_s = patience_s, hold_s
         self._on_event, self._at = on_event, at
         self._place: dict[str, int] = {"rank": rank, "max_file_bytes": max_file_bytes}
         self._snapshot = Snapshot(**self._place)
@@ -80,6 +82,8 @@ class Saver:
         self._last_images = -1
         self._succeeded = True
         self._waited_s = 0.0  # for the save to come
+        self._held_since_s: float | None = None  # training waits for the save under way
+        self._unsure: set[Name] = set()  # missed saves whose manifest may yet come to be there
         self.num_saves = 0
         self.missed_in_a_row = 0
         """Commits that did not come about since the last one that did; on the leader."""
@@ -133,7 +137,9 @@ class Saver:
         """Waits for the save under way, as `save` does: after it, `is_fenced` is what `save` would go by."""
         waiting_s = time.monotonic()
         if self._flight is not None:
+            self._held_since_s = waiting_s
             self._flight.join()
+            self._held_since_s = None
         self._waited_s += time.monotonic() - waiting_s
         self.waited_s += time.monotonic() - waiting_s
 
@@ -174,6 +180,8 @@ class Saver:
         try:
             deadline_s = save.began_s + self._patience_s
             self._trying(lambda: check_not_fenced(self._store, self._attempt), deadline_s)
+            if self.missed_in_a_row:
+                self._clear(save.name.images - 1)  # again: by now no slow worker writes to those any more
             self._write(save, deadline_s)
             if self._rank == 0:
                 self._commit(save, deadline_s)
@@ -218,7 +226,14 @@ class Saver:
             parent=self.committed,
             facts=save.facts,
         )
-        manifest, sha256 = self._trying(lambda: commit.run(self._at, deadline_s=deadline_s), deadline_s)
+
+        def at(stage: str) -> None:
+            if stage == "publish":
+                self._unsure.add(save.name)
+            self._at(stage)
+
+        manifest, sha256 = self._trying(lambda: commit.run(at, deadline_s=deadline_s), deadline_s)
+        self._unsure.discard(save.name)
         self.missed_in_a_row = 0
         self.committed = str(save.name)
         self._tell(
@@ -260,15 +275,29 @@ class Saver:
             newest = self.committed or "none"
             warning = f"{number} checkpoints were not committed, the newest is {newest}; mend the store: {why}"
             self._tell("checkpoint_alarm", **facts, warning=warning)
+        self._clear(save.name.images)
+
+    def _clear(self, images: int) -> None:
+        """Makes room: what missed saves have written may be what the next one lacks on a full disk. By the leader."""
+        if self._rank == 0:
+            try:
+                clear(self._store, attempt=self._attempt, images=images, but=self._unsure)
+            except StoreError as error:
+                log.warning("event=checkpoint_cleaning_failed attempt=%d reason='%s'", self._attempt, error)
 
     def _trying(self, step: Callable[[], T], deadline_s: float) -> T:
-        """What `step` gives in the end; a store that is in trouble is asked again until the deadline."""
+        """What `step` gives in the end; a store that is in trouble is asked again until the deadline.
+
+        While training waits for it that is near: the state of now is worth more than that of then.
+        """
         wait_s = FIRST_WAIT_S
         while True:
             try:
                 return step()
             except StoreError as error:
-                if time.monotonic() + wait_s > deadline_s:
+                held_s = self._held_since_s
+                until_s = deadline_s if held_s is None else min(deadline_s, held_s + self._hold_s)
+                if time.monotonic() + wait_s > until_s:
                     raise
                 log.warning("event=checkpoint_retry rank=%d reason='%s'", self._rank, error)
             time.sleep(wait_s)

@@ -16,6 +16,7 @@ from torch import Tensor
 from gen_dist.checkpoint.errors import CheckpointError
 from gen_dist.checkpoint.layout import MAX_FILE_BYTES, Layout, chunks, plan
 from gen_dist.checkpoint.piece import DTYPE_NAMES, Piece
+from gen_dist.checkpoint.room import take_room
 
 CHUNK_BYTES = 4 << 20  # small enough to be hashed and written while it is in the cache
 
@@ -64,10 +65,7 @@ class Snapshot:
         sizes = [file.data_bytes for file in layout.files]
         if sizes != [len(buffer) for buffer in self._buffers]:
             self._layout, self._buffers, self._places = None, [], []  # first, or old and new would be held at once
-            try:
-                self._buffers = [torch.zeros(size, dtype=torch.uint8, pin_memory=pinned) for size in sizes]
-            except RuntimeError as error:  # torch has no kind of its own for this
-                raise MemoryError(f"{sum(sizes)} bytes of host memory for a snapshot: {error}") from error
+            self._buffers = [take_room(size, pinned=pinned) for size in sizes]
         self._places = [
             Place(number, slot.offset, slot.piece, slot.first, slot.numel)
             for number, file in enumerate(layout.files)
@@ -82,7 +80,7 @@ class Snapshot:
         """
         self._reserve(pieces)
         with torch.no_grad():
-            sources = [piece.values.detach().contiguous() for piece in pieces]
+            sources = [_contiguous(piece.values.detach()) for piece in pieces]
             for place in self._places:
                 if (source := sources[place.piece]).is_cuda:
                     part = source.view(-1)[place.first : place.first + place.numel]
@@ -108,13 +106,13 @@ class Live:
     """The pieces themselves, which must not change until all their bytes were asked for."""
 
     def __init__(self, pieces: Sequence[Piece], *, rank: int, max_file_bytes: int = MAX_FILE_BYTES) -> None:
-        self._flat = [piece.values.detach().reshape(-1) for piece in pieces]
+        self._values = [piece.values.detach() for piece in pieces]
         specs = [piece.spec for piece in pieces]
         self.layout = plan(specs, rank=rank, max_file_bytes=max_file_bytes)
 
     def chunks(self, number: int) -> Iterator[memoryview]:
         for slot in self.layout.files[number].slots:
-            values = self._flat[slot.piece][slot.first : slot.first + slot.numel]
+            values = self._values[slot.piece].reshape(-1)[slot.first : slot.first + slot.numel]  # copies what has gaps
             for part in values.split(CHUNK_BYTES // values.dtype.itemsize):
                 yield part.cpu().view(torch.uint8).numpy().data
 
@@ -144,6 +142,13 @@ def stretches(places: Iterable[Place], sources: Sequence[Tensor]) -> Iterator[tu
 def _bytes(values: Tensor, first: int, num_bytes: int) -> Tensor:
     """A stretch of the memory that they lie in."""
     return torch.empty(0, dtype=torch.uint8).set_(values.untyped_storage(), first, (num_bytes,), (1,))
+
+
+def _contiguous(values: Tensor) -> Tensor:
+    try:
+        return values.contiguous()
+    except RuntimeError as error:  # torch has no kind of its own for a lack of memory
+        raise MemoryError(f"{values.nbytes} bytes to bring a tensor in order: {error}") from error
 
 
 def _check(piece: Piece) -> None:

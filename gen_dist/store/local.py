@@ -40,6 +40,7 @@ NUM_FOLDER_TRIES = 100  # to write where others remove what has become empty
 REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
     errno.EROFS: "write to another folder",
     errno.EACCES: "give this user the right to it",
 }
@@ -126,11 +127,15 @@ class LocalStore:
         target = self._writable(name)
         try:
             target.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty, or another's turn: like a bucket, we keep no empty folders
-                for folder in list(target.parents)[: len(Path(name).parts) - 1]:
-                    folder.rmdir()
+            self._remove_empty(name)
         except OSError as error:
             raise self._error(name, error) from error
+
+    def _remove_empty(self, name: str) -> None:
+        """Like a bucket, we keep no empty folders."""
+        with contextlib.suppress(OSError):  # not empty, or another's turn
+            for folder in list((self._folder / name).parents)[: len(Path(name).parts) - 1]:
+                folder.rmdir()
 
     def enforces_conditions(self) -> bool:
         return True
@@ -175,6 +180,7 @@ class LocalStore:
                         _sync(target.parent)
             finally:
                 part.unlink(missing_ok=True)
+                self._remove_empty(name)  # that we made for nothing: a full disk still takes folders
         except FileExistsError as error:
             raise self._refusal(name, "it is there already") from error
         except BlockingIOError as error:

@@ -63,6 +63,21 @@ def test_an_outage_that_outlasts_patience_is_alarmed_and_survived(bucket: S3Stor
     check_whole(newest(bucket))
 
 
+def test_a_save_that_fails_gives_way_to_the_next_one(bucket: S3Store, proxy: FaultProxy) -> None:
+    """Or training would stand still for the rest of its patience, at each checkpoint of an outage."""
+    events = Events()
+    savers = group(bucket, attempt=begin_attempt(bucket), on_event=events, patience_s=3000, hold_s=0.2)
+    commit(savers, 64)
+    proxy.plan = Plan(refuse=1.0)
+    for images in (128, 192, 256):
+        saves.save(savers, images)
+    assert [facts["images"] for facts in events.of("checkpoint_missed")] == [128, 192]
+    proxy.plan = CALM
+    assert all(saver.flush(300) for saver in savers)  # nobody waits for training now: tried to its end
+    assert [open_checkpoint(bucket, name).manifest.images for name in candidates(bucket)] == [256, 64]
+    check_whole(newest(bucket))
+
+
 def test_a_slow_store_holds_back_the_next_save_and_says_for_how_long(bucket: S3Store, proxy: FaultProxy) -> None:
     savers = group(bucket, attempt=begin_attempt(bucket))
     slow = threading.Event()

@@ -24,7 +24,7 @@ from gen_dist.checkpoint import (
     candidates,
     open_checkpoint,
 )
-from gen_dist.checkpoint.layout import plan
+from gen_dist.checkpoint.layout import PAGE_BYTES, plan
 from gen_dist.checkpoint.piece import DTYPES, PieceSpec
 from gen_dist.store.local import LocalStore
 from tests.support import saves
@@ -109,7 +109,7 @@ def test_the_files_of_a_worker_are_safetensors_as_others_read_them(
         assert torch.equal(whole.float(), piece.values.float())
         assert torch.equal(found.read(piece.key, piece.start).float(), piece.values.float())
     widest = max(entry.dtype.itemsize for entry in found.manifest.tensors.values())
-    headers = 8 + 8 + 200 * 2 * len(drawn) * 10
+    headers = 8 + PAGE_BYTES + 200 * 2 * len(drawn) * 10  # padded to a whole page
     assert all(file.size_bytes <= max(max_file_bytes, widest) + headers for file in found.manifest.files.values())
 
 
@@ -121,7 +121,7 @@ def test_fragments_are_aligned_and_files_bounded() -> None:
     ]
     layout = plan(specs, rank=3, max_file_bytes=1000)
     assert [file.name for file in layout.files][:2] == ["rank00003.safetensors", "rank00003-00001.safetensors"]
-    assert all(file.data_bytes <= 1000 and len(file.header) % 8 == 0 for file in layout.files)
+    assert all(file.data_bytes <= 1000 and len(file.header) % PAGE_BYTES == 0 for file in layout.files)
     for file in layout.files:
         assert all(slot.offset % specs[slot.piece].dtype.itemsize == 0 for slot in file.slots)
     assert sum(file.data_bytes for file in layout.files) == 1001 + 4004 + 24

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from gen_dist.checkpoint.layout import PAGE_BYTES
 from gen_dist.checkpoint.piece import Piece
 from gen_dist.checkpoint.snapshot import Live, Place, Snapshot, stretches
 
@@ -50,3 +51,13 @@ def test_neighbours_on_both_sides_are_copied_at_once() -> None:
     for second in (Place(0, 20, 0, 6, 4), Place(0, 24, 0, 5, 4), Place(1, 20, 0, 5, 4), Place(0, 20, 1, 0, 4)):
         assert len(list(stretches([Place(0, 0, 0, 0, 5), second], [source, other]))) == 2, "on one side only"
     assert not list(stretches([], []))
+
+
+def test_its_bytes_begin_at_pages_so_that_a_disk_can_fetch_them() -> None:
+    snapshot = Snapshot(rank=0, max_file_bytes=9000)
+    snapshot.take([Piece("weight/0", (5000,), 0, torch.randn(5000)), Piece("weight/1", (10,), 0, torch.randn(10))])
+    assert len(snapshot.layout.files) == 3
+    for number, file in enumerate(snapshot.layout.files):
+        first = next(snapshot.chunks(number))
+        assert np.frombuffer(first, np.uint8).ctypes.data % PAGE_BYTES == 0
+        assert len(file.header) % PAGE_BYTES == 0
