@@ -23,6 +23,7 @@ import requests
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from gen_dist.cluster.checks.room import Node
 from gen_dist.cluster.errors import JobsError
 from gen_dist.registry.secrets import without_secrets
 
@@ -116,11 +117,15 @@ class Jobs:
                 " environment like the cluster's, or start the cluster with the pins of infra/constraints"
             )
 
-    def num_nodes(self) -> int:
-        """Machines that are there now."""
+    def nodes(self) -> list[Node]:
+        """Machines that are there now; what is free on them is not told."""
         with self._told():
             answer = self._ray._do_request("GET", "/api/v0/nodes").json()
-            return sum(node["state"] == "ALIVE" for node in answer["data"]["result"]["result"])
+            alive = [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
+            return [
+                Node(node["node_ip"], node["node_id"], node["resources_total"], node["resources_total"])
+                for node in alive
+            ]
 
     def list(self) -> list[JobDetails]:
         """All jobs that the cluster remembers."""

@@ -10,10 +10,12 @@ from typing import Any
 from ray.job_submission import JobDetails
 
 from gen_dist.cluster import listing
+from gen_dist.cluster.checks.room import Node
 from gen_dist.cluster.client import Jobs
 from gen_dist.cluster.errors import JobsError
 from gen_dist.cluster.module import entrypoint, pinned
 from gen_dist.cluster.package import embedded_of, pack
+from gen_dist.cluster.preflight import look_from_here, room_for
 from gen_dist.cluster.secrecy import addresses_with_secrets, is_secret, secret_values
 from gen_dist.job import arithmetic
 from gen_dist.job.load import load_resolved, resolve
@@ -46,7 +48,7 @@ def submit(jobs: Jobs, job: JobSpec, *, env: Mapping[str, str], fresh: bool = Fa
     """
     job = job.model_copy(update={"cluster": job.cluster.model_copy(update={"address": "auto"})})
     resolved = json.dumps(resolve(job), separators=(",", ":")).encode()
-    check(jobs, job, resolved, env)
+    nodes, notes = check(jobs, job, resolved, env)
     package = pack(pinned({JOB_FILE: resolved}), embedded=embedded_of(job))
     metadata = {
         listing.RUN: arithmetic.checkpoints_url(job),
@@ -62,12 +64,15 @@ def submit(jobs: Jobs, job: JobSpec, *, env: Mapping[str, str], fresh: bool = Fa
         job_id = listing.next_id(job.name, known)
         again = {RESUME: f"gen-dist resume {job_id}"}
         if jobs.submit(command, job_id=job_id, package=package.data, env={**env, **again}, metadata=metadata):
-            return Submitted(job_id, len(package.data), _notes(jobs, job))
+            return Submitted(job_id, len(package.data), [*notes, *_notes(job, len(nodes))])
     raise JobsError(f"{jobs.url}: others took every number of {job.name} that was tried; run the same command again")
 
 
-def check(jobs: Jobs, job: JobSpec, resolved: bytes, env: Mapping[str, str]) -> None:
-    """All that is looked at before anything is sent: what takes seconds, and can be known without a worker."""
+def check(jobs: Jobs, job: JobSpec, resolved: bytes, env: Mapping[str, str]) -> tuple[list[Node], list[str]]:
+    """All that is looked at before anything is sent: what takes seconds, and can be known without a worker.
+
+    Returns the machines of the cluster, and notes. Raises: JobsError.
+    """
     refuse_secrets(job, env)
     if len(resolved) > MOST_JOB_BYTES:
         raise JobsError(
@@ -75,6 +80,9 @@ def check(jobs: Jobs, job: JobSpec, resolved: bytes, env: Mapping[str, str]) -> 
             f" {MOST_JOB_BYTES // 1024} KiB; shorten train.prompts"
         )
     jobs.check_versions()
+    nodes = jobs.nodes()
+    room = room_for(job, nodes)
+    return nodes, [*([room] if room else []), *look_from_here(job)]
 
 
 def resume(jobs: Jobs, job: JobDetails) -> tuple[JobSpec, Submitted]:
@@ -135,8 +143,8 @@ def _refuse_a_second(job: JobSpec, known: list[JobDetails]) -> None:
         )
 
 
-def _notes(jobs: Jobs, job: JobSpec) -> list[str]:
-    num_nodes = jobs.num_nodes()
+def _notes(job: JobSpec, num_nodes: int) -> list[str]:
+    """What only a person can see to."""
     found = []
     if num_nodes > 1:
         places = [f"run.folder = {job.run.folder}"]
