@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from gen_dist.job.load import load_resolved, resolve
 from gen_dist.job.spec import JobSpec
 from gen_dist.registry.secrets import without_secrets
 
+HERE = "auto"
+"""As cluster.address: the Ray cluster that the driver runs on."""
 JOB_FILE = "job.resolved.json"
 ENV = "gen_dist.env"
 CODE = "gen_dist.code"
@@ -29,6 +32,7 @@ RESUME = "GENDIST_RESUME"
 """Tells the driver the command that goes on with its run."""
 MOST_JOB_BYTES = 96 * 2**10  # Ray hands it to the driver in a variable, which Linux holds to 128 KiB
 MOST_TRIES = 20
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ def submit(jobs: Jobs, job: JobSpec, *, env: Mapping[str, str], fresh: bool = Fa
 
     Raises: JobsError where the cluster does not match or trains this run already, or something secret would travel.
     """
-    job = job.model_copy(update={"cluster": job.cluster.model_copy(update={"address": "auto"})})
+    elsewhere = job.cluster.address if job.cluster.address != HERE else ""
+    job = job.model_copy(update={"cluster": job.cluster.model_copy(update={"address": HERE})})
     resolved = json.dumps(resolve(job), separators=(",", ":")).encode()
     nodes, notes = check(jobs, job, resolved, env)
     package = pack(pinned({JOB_FILE: resolved}), embedded=embedded_of(job))
@@ -64,7 +69,7 @@ def submit(jobs: Jobs, job: JobSpec, *, env: Mapping[str, str], fresh: bool = Fa
         job_id = listing.next_id(job.name, known)
         again = {RESUME: f"gen-dist resume {job_id}"}
         if jobs.submit(command, job_id=job_id, package=package.data, env={**env, **again}, metadata=metadata):
-            return Submitted(job_id, len(package.data), [*notes, *_notes(job, len(nodes))])
+            return Submitted(job_id, len(package.data), [*notes, *_notes(job, len(nodes), elsewhere)])
     raise JobsError(f"{jobs.url}: others took every number of {job.name} that was tried; run the same command again")
 
 
@@ -110,6 +115,8 @@ def environment(words: list[str], environ: Mapping[str, str]) -> dict[str, str]:
     found, secrets = {}, secret_values(environ).values()
     for word in words:
         name, given, value = word.partition("=")
+        if not _VARIABLE.fullmatch(name):
+            raise JobsError(f"--env {name!r}: not the name of a variable; write --env NAME or --env NAME=VALUE")
         if not given and name not in environ:
             raise JobsError(f"--env {name}: no such variable here; set it, or write --env {name}=VALUE")
         found[name] = value if given else environ[name]
@@ -143,9 +150,11 @@ def _refuse_a_second(job: JobSpec, known: list[JobDetails]) -> None:
         )
 
 
-def _notes(job: JobSpec, num_nodes: int) -> list[str]:
-    """What only a person can see to."""
+def _notes(job: JobSpec, num_nodes: int, elsewhere: str) -> list[str]:
+    """What only a person can see to. `elsewhere`: another cluster that the job file names."""
     found = []
+    if elsewhere:
+        found.append(f"cluster.address={elsewhere!r} counts for `gen-dist train` alone: this job was sent to --cluster")
     if num_nodes > 1:
         places = [f"run.folder = {job.run.folder}"]
         if "://" not in arithmetic.checkpoints_url(job) and job.run.checkpoints:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gen_dist.cluster import preflight
 from gen_dist.cluster.checks.room import Node
 from gen_dist.cluster.errors import JobsError
-from gen_dist.cluster import preflight
 from gen_dist.cluster.preflight import room_for
 from gen_dist.job.load import load_job
 from gen_dist.job.spec import JobSpec
