@@ -98,13 +98,20 @@ def listed(cluster: Cluster = "", as_json: Json = False) -> None:
         print(f"{row.job_id:<24} {row.run:<20} {row.state:<10} {came:>12} {begun:<19} {took}")
 
 
-def logs(job_id: JobId, cluster: Cluster = "", follow: Follow = False) -> None:
+def logs(job_id: JobId, cluster: Cluster = "", follow: Follow = False, as_json: Json = False) -> None:
     """Print what a job has said; with -f follow it to its end, over broken connections."""
     jobs, job = _job(job_id, cluster)
-    if not follow:
-        sys.stdout.write(jobs.log(str(job.submission_id)))
-        return
-    raise typer.Exit(0 if _followed(jobs, str(job.submission_id), sys.stdout) == "succeeded" else 1)
+    from gen_dist.cluster import listing
+
+    job_id, state = str(job.submission_id), listing.state(job)
+    if follow:
+        state = _followed(jobs, job_id, sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps({"job": job_id, "state": state, "log": jobs.log(job_id)}, indent=2))
+    elif not follow:
+        sys.stdout.write(jobs.log(job_id))
+    if follow:
+        raise typer.Exit(0 if state == "succeeded" else 1)
 
 
 def stop(job_id: JobId, cluster: Cluster = "", as_json: Json = False) -> None:

@@ -46,7 +46,7 @@ def run(job: JobSpec, *, command: str, as_json: bool, fresh: bool = False) -> di
         "goodput_s": {cause: round(value, 2) for cause, value in outcome.goodput.seconds().items()},
         "mlflow_run": outcome.mlflow_run,
         "wal_lag_rows": outcome.wal_lag_rows,
-        "mlflow_page": _mlflow_page(job),
+        "mlflow_page": _mlflow_page(job, outcome.mlflow_run),
         "resume": None if outcome.finished else command,
         "signal": outcome.signalled,
     }
@@ -79,11 +79,11 @@ def _draw(job: JobSpec, published: Published) -> str:
     return typed("gen-dist", ["sample", *model, "--seed", "7", "-o", "sample.png", *where])
 
 
-def _mlflow_page(job: JobSpec) -> str:
-    """The command that opens the record, or where its server is."""
+def _mlflow_page(job: JobSpec, run_id: str | None) -> str:
+    """The command that opens the record, or the page of the run on its server."""
     uri = arithmetic.tracking_uri(job)
     if uri.startswith(("http://", "https://")):
-        return without_secrets(uri)
+        return str(without_secrets(uri)).rstrip("/") + (f"/#/runs/{run_id}" if run_id else "")
     return typed("mlflow", ["ui", "--backend-store-uri", without_secrets(uri)])
 
 

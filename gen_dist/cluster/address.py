@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from ray.dashboard.utils import get_address_for_submission_client
 
@@ -24,7 +25,7 @@ MOST_JOBS = 200
 
 def address(cluster: str, *, job_id: str = "") -> str:
     """Address of a dashboard. `cluster`: what was typed, if anything. Raises: JobsError."""
-    said = cluster or os.environ.get(OURS, "")
+    said = (cluster or os.environ.get(OURS, "")).strip()
     if said:
         return _checked(said, "--cluster" if cluster else OURS)
     name = next((name for name in RAYS if os.environ.get(name)), "")
@@ -64,10 +65,14 @@ def _checked(text: str, origin: str) -> str:
             f"{origin}: an address with a user or a password in it; leave them out: a cluster of Ray asks for a token,"
             " which is read from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
         )
-    scheme, found, rest = text.partition("://")
-    if found and (scheme not in ("http", "https") or not rest.strip("/")):
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        named = parts.scheme in ("http", "https") and parts.hostname and (parts.port or parts.port is None)
+    except ValueError:  # a port that is no number, or too large
+        named = False
+    if not named or any(letter.isspace() for letter in parts.netloc):
         raise JobsError(f"{origin} {text}: not the address of a dashboard; write such as http://HEAD:8265")
-    return text.rstrip("/") if found else f"http://{text.rstrip('/')}"
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))  # of a page, as browsers show it
 
 
 def _as_ray_has_it(name: str) -> str:

@@ -23,10 +23,12 @@ import requests
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from gen_dist.cluster.checks.room import Node
 from gen_dist.cluster.errors import JobsError
 from gen_dist.registry.secrets import without_secrets
 
 CONNECT_S, ANSWER_S = 10.0, 120.0
+HELLO_S = 15.0  # for the first word of whoever listens there, which no agent is asked for
 SERVER_ERROR = 500
 AGAIN_AFTER_S = (0.5, 2.0, 5.0)
 MOST_LETTERS = 300
@@ -35,6 +37,7 @@ STOP_WAIT_S = 600
 _MARK = "gen_dist.submission"  # tells the job of one call from any other of its id
 _RAY_ADDRESS = "RAY_API_SERVER_ADDRESS"  # overrides the address that Ray's client is given
 _TOKEN = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+_NOT_HTTP = "what answers there does not speak HTTP; the usual port of a dashboard is 8265, and 6379 is Ray's own"
 _NOT_RAY = (
     "somebody answers there, but not as the dashboard of a Ray head does; name its address, such as http://HEAD:8265"
 )
@@ -72,13 +75,14 @@ class _Client(JobSubmissionClient):
     """
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
+        limits_s = (CONNECT_S, HELLO_S if endpoint == "/api/version" else ANSWER_S)
         starts_a_job = (method, endpoint) == ("POST", "/api/jobs/")  # all others may be asked twice
         for wait_s in () if starts_a_job else AGAIN_AFTER_S:
-            answer = super()._do_request(method, endpoint, timeout=(CONNECT_S, ANSWER_S), **options)
+            answer = super()._do_request(method, endpoint, timeout=limits_s, **options)
             if answer.status_code < SERVER_ERROR:
                 return answer
             time.sleep(wait_s)
-        return super()._do_request(method, endpoint, timeout=(CONNECT_S, ANSWER_S), **options)
+        return super()._do_request(method, endpoint, timeout=limits_s, **options)
 
     def _raise_error(self, r: requests.Response) -> None:
         raise _RefusedError(r.status_code, r.text)
@@ -113,11 +117,15 @@ class Jobs:
                 " environment like the cluster's, or start the cluster with the pins of infra/constraints"
             )
 
-    def num_nodes(self) -> int:
-        """Machines that are there now."""
+    def nodes(self) -> list[Node]:
+        """Machines that are there now; what is free on them is not told."""
         with self._told():
             answer = self._ray._do_request("GET", "/api/v0/nodes").json()
-            return sum(node["state"] == "ALIVE" for node in answer["data"]["result"]["result"])
+            alive = [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
+            return [
+                Node(node["node_ip"], node["node_id"], node["resources_total"], node["resources_total"])
+                for node in alive
+            ]
 
     def list(self) -> list[JobDetails]:
         """All jobs that the cluster remembers."""
@@ -257,7 +265,7 @@ def _reason(error: BaseException) -> str:
         error = inner
     inside = getattr(error, "reason", None) or error
     text = without_secrets(str(inside)).rpartition(": ")[2]
-    return _cut(text) if text and text.isprintable() else "what answers there does not speak HTTP"
+    return _cut(text) if text and text.isprintable() else _NOT_HTTP
 
 
 def _cut(text: str) -> str:

@@ -20,6 +20,7 @@ from gen_dist.cluster.checks.room import Node
 from gen_dist.cluster.checks.seats import Seat, connected, host_of
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
+from gen_dist.train import footprint
 from gen_dist.train.driver import placed
 from gen_dist.train.reach import ClusterError
 
@@ -71,8 +72,8 @@ class Patient:
         self.job, self.nodes = job, nodes
         self._begun = {look: Asked({"": Here().call(look, job)}, limit_s) for look, limit_s in LOOKS.items()}
         self.places: list[Place] = [Seat.on(node, host_of(node)) for node in nodes] if nodes else [Here()]
-        self._parameters = room.num_parameters(job)
-        self._folders = room.written_folders(job, self._parameters)
+        self._parameters = footprint.num_parameters(job)
+        self._folders = footprint.written_folders(job, self._parameters)
         self.facts, self._dumb = wait_all(on_all(self.places, machine.look, list(self._folders)), 2 * SLOW_START_S)
         able = {node.name for node in room.hosts(nodes, job)} if nodes else {""}
         self.hosts = [place for place in self.places if place.name in able and place.name in self.facts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +11,20 @@ from typing import Any
 from ray.job_submission import JobDetails
 
 from gen_dist.cluster import listing
+from gen_dist.cluster.checks.room import Node
 from gen_dist.cluster.client import Jobs
 from gen_dist.cluster.errors import JobsError
 from gen_dist.cluster.module import entrypoint, pinned
 from gen_dist.cluster.package import embedded_of, pack
+from gen_dist.cluster.preflight import look_from_here, room_for
 from gen_dist.cluster.secrecy import addresses_with_secrets, is_secret, secret_values
 from gen_dist.job import arithmetic
 from gen_dist.job.load import load_resolved, resolve
 from gen_dist.job.spec import JobSpec
 from gen_dist.registry.secrets import without_secrets
 
+HERE = "auto"
+"""As cluster.address: the Ray cluster that the driver runs on."""
 JOB_FILE = "job.resolved.json"
 ENV = "gen_dist.env"
 CODE = "gen_dist.code"
@@ -27,6 +32,7 @@ RESUME = "GENDIST_RESUME"
 """Tells the driver the command that goes on with its run."""
 MOST_JOB_BYTES = 96 * 2**10  # Ray hands it to the driver in a variable, which Linux holds to 128 KiB
 MOST_TRIES = 20
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,10 @@ def submit(jobs: Jobs, job: JobSpec, *, env: Mapping[str, str], fresh: bool = Fa
 
     Raises: JobsError where the cluster does not match or trains this run already, or something secret would travel.
     """
-    job = job.model_copy(update={"cluster": job.cluster.model_copy(update={"address": "auto"})})
+    elsewhere = job.cluster.address if job.cluster.address != HERE else ""
+    job = job.model_copy(update={"cluster": job.cluster.model_copy(update={"address": HERE})})
     resolved = json.dumps(resolve(job), separators=(",", ":")).encode()
-    check(jobs, job, resolved, env)
+    nodes, notes = check(jobs, job, resolved, env)
     package = pack(pinned({JOB_FILE: resolved}), embedded=embedded_of(job))
     metadata = {
         listing.RUN: arithmetic.checkpoints_url(job),
@@ -62,12 +69,15 @@ def submit(jobs: Jobs, job: JobSpec, *, env: Mapping[str, str], fresh: bool = Fa
         job_id = listing.next_id(job.name, known)
         again = {RESUME: f"gen-dist resume {job_id}"}
         if jobs.submit(command, job_id=job_id, package=package.data, env={**env, **again}, metadata=metadata):
-            return Submitted(job_id, len(package.data), _notes(jobs, job))
+            return Submitted(job_id, len(package.data), [*notes, *_notes(job, len(nodes), elsewhere)])
     raise JobsError(f"{jobs.url}: others took every number of {job.name} that was tried; run the same command again")
 
 
-def check(jobs: Jobs, job: JobSpec, resolved: bytes, env: Mapping[str, str]) -> None:
-    """All that is looked at before anything is sent: what takes seconds, and can be known without a worker."""
+def check(jobs: Jobs, job: JobSpec, resolved: bytes, env: Mapping[str, str]) -> tuple[list[Node], list[str]]:
+    """All that is looked at before anything is sent: what takes seconds, and can be known without a worker.
+
+    Returns the machines of the cluster, and notes. Raises: JobsError.
+    """
     refuse_secrets(job, env)
     if len(resolved) > MOST_JOB_BYTES:
         raise JobsError(
@@ -75,6 +85,9 @@ def check(jobs: Jobs, job: JobSpec, resolved: bytes, env: Mapping[str, str]) -> 
             f" {MOST_JOB_BYTES // 1024} KiB; shorten train.prompts"
         )
     jobs.check_versions()
+    nodes = jobs.nodes()
+    room = room_for(job, nodes)
+    return nodes, [*([room] if room else []), *look_from_here(job)]
 
 
 def resume(jobs: Jobs, job: JobDetails) -> tuple[JobSpec, Submitted]:
@@ -102,6 +115,8 @@ def environment(words: list[str], environ: Mapping[str, str]) -> dict[str, str]:
     found, secrets = {}, secret_values(environ).values()
     for word in words:
         name, given, value = word.partition("=")
+        if not _VARIABLE.fullmatch(name):
+            raise JobsError(f"--env {name!r}: not the name of a variable; write --env NAME or --env NAME=VALUE")
         if not given and name not in environ:
             raise JobsError(f"--env {name}: no such variable here; set it, or write --env {name}=VALUE")
         found[name] = value if given else environ[name]
@@ -135,9 +150,11 @@ def _refuse_a_second(job: JobSpec, known: list[JobDetails]) -> None:
         )
 
 
-def _notes(jobs: Jobs, job: JobSpec) -> list[str]:
-    num_nodes = jobs.num_nodes()
+def _notes(job: JobSpec, num_nodes: int, elsewhere: str) -> list[str]:
+    """What only a person can see to. `elsewhere`: another cluster that the job file names."""
     found = []
+    if elsewhere:
+        found.append(f"cluster.address={elsewhere!r} counts for `gen-dist train` alone: this job was sent to --cluster")
     if num_nodes > 1:
         places = [f"run.folder = {job.run.folder}"]
         if "://" not in arithmetic.checkpoints_url(job) and job.run.checkpoints:

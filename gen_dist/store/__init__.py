@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from gen_dist.store.base import ConflictError, MissingError, ObjectInfo, Store, StoreError
+from gen_dist.store.base import ConflictError, MissingError, NoBucketError, ObjectInfo, Store, StoreError
 from gen_dist.store.stats import StoreStats
 from gen_dist.store.url import open_store
 
-__all__ = ["ConflictError", "MissingError", "ObjectInfo", "Store", "StoreError", "StoreStats", "open_store"]
+__all__ = [
+    "ConflictError",
+    "MissingError",
+    "NoBucketError",
+    "ObjectInfo",
+    "Store",
+    "StoreError",
+    "StoreStats",
+    "open_store",
+]

@@ -39,6 +39,10 @@ class MissingError(StoreError):
     """There is no such object, or no such folder."""
 
 
+class NoBucketError(StoreError):
+    """There is no such bucket, whoever asks."""
+
+
 class ConflictError(StoreError):
     """A conditional write that was not done: the object is not what the writer believed it to be."""
 

@@ -23,8 +23,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from gen_dist.store.base import MissingError, StoreError
-from gen_dist.store.s3_faults import FAULTS, Keys, Retries, explain, is_missing, is_passing, refused
+from gen_dist.store.base import MissingError, NoBucketError, StoreError
+from gen_dist.store.s3_faults import FAULTS, Keys, Retries, explain, is_missing, is_passing, no_bucket, refused
 from gen_dist.store.stats import StoreStats
 
 NUM_CONNECTIONS = 16
@@ -120,7 +120,7 @@ class S3Connection:
                 if (remedy and not is_passing(error)) or attempt >= self.retries.num_attempts:
                     tries = "1 attempt" if num_tries == 1 else f"{num_tries} attempts"
                     remedy = remedy or "the store is overloaded or faulty; try again later"
-                    kind = MissingError if is_missing(error) else StoreError
+                    kind = MissingError if is_missing(error) else NoBucketError if no_bucket(error) else StoreError
                     raise kind(f"{what}: {reason} ({tries}); {remedy}", url=url, num_attempts=num_tries) from error
                 self.stats.add(num_retries=1)
                 time.sleep(self.retries.wait_s(attempt))

@@ -86,6 +86,11 @@ def is_missing(error: Exception) -> bool:
     return isinstance(error, ClientError) and error.response.get("Error", {}).get("Code", "") in ("NoSuchKey", "404")
 
 
+def no_bucket(error: Exception) -> bool:
+    """Whether the server knows no bucket of that name."""
+    return isinstance(error, ClientError) and error.response.get("Error", {}).get("Code", "") == "NoSuchBucket"
+
+
 def is_passing(error: Exception) -> bool:
     """Whether the same request may well succeed a little later."""
     if isinstance(error, ClientError):

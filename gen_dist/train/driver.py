@@ -79,7 +79,7 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
     elif (found := newest(store)) is not None:
         check_fits(found, job=job, frozen={}, data_digest=data.digest)
     if newest_images(store) < arithmetic.images_at_end(job):
-        for text in before_launch(job, store):
+        for text in before_launch(job):
             watch({"kind": "warning", "text": text})
     (folder / RESOLVED).write_text(json.dumps(without_secrets(resolve(job)), indent=2) + "\n")
     copies = WalCopies(folder, store if job.run.checkpoints else None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 
+import grpc
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RpcError
@@ -12,8 +14,14 @@ from ray.exceptions import AuthenticationError, RpcError
 from gen_dist.job.errors import GenDistError
 
 ANSWER_S = 5.0
+GREETING_S = 8.0  # long enough for a head that is very busy
+LAST_PORT = 65535
 CLIENT = "ray://"
+WEB = ("http://", "https://")
 TOKEN = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token holds the token"
+NO_HEAD = "what answers there is no head of Ray"
+_CLUSTER_ID = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+_KNOWN_BY = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class ClusterError(GenDistError):
@@ -30,23 +38,47 @@ def unreached(address: str, why: str) -> ClusterError:
 
 def check_reachable(address: str) -> None:
     """Raises: ClusterError where nobody answers at `HOST:PORT`, or refuses our token. Other forms are Ray's to find."""
+    if address.startswith(WEB):
+        raise ClusterError(
+            f"cluster.address={address!r}: the address of a dashboard; write that of the head's Ray, such as HEAD:6379,"
+            " or send the job there from here: `gen-dist submit JOB --cluster URL`"
+        )
     host, _, port = address.removeprefix(CLIENT).rpartition(":")
     if not host or not port.isdigit():
         return
+    if int(port) > LAST_PORT:
+        raise unreached(address, f"no port, which end at {LAST_PORT}")
     try:
-        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
     except OSError as error:
         raise unreached(address, error.strerror or str(error)) from error
     if address.startswith(CLIENT):
         return  # its server is asked by Ray's own client
     logging.getLogger("ray").setLevel(logging.ERROR)  # it says that it found a token
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    if os.environ.get("RAY_USE_TLS", "0") != "1" and (why := _no_head(f"{host}:{port}")):
+        raise unreached(address, why)
     try:
         GcsClient(address=f"{host}:{port}")
     except AuthenticationError:
         why = "it wants another token than the one here, or there is none here"
         raise unreached(address, why) from None
     except RpcError as error:
-        raise unreached(
-            address, f"what answers there is no head of Ray ({' '.join(str(error).split())[:80]})"
-        ) from error
+        raise unreached(address, f"{NO_HEAD} ({' '.join(str(error).split())[:80]})") from error
+
+
+def _no_head(place: str) -> str:
+    """Why what listens there is no head of Ray; empty where it is one, whatever it says of a call without a token.
+
+    Ray's own client asks for 40 s before it says so.
+    """
+    with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(_CLUSTER_ID)(b"", timeout=GREETING_S)
+        except grpc.RpcError as error:
+            if error.code() not in _KNOWN_BY:
+                return ""
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return f"{NO_HEAD}: it says nothing for {GREETING_S:.0f} s"
+            return f"{NO_HEAD}: it does not speak Ray's protocol; the port of a head is 6379 where none was named"
+    return ""

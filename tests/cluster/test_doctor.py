@@ -20,6 +20,7 @@ from gen_dist.data.index import find_index
 from gen_dist.job.load import load_job
 from gen_dist.store import open_store
 from tests.support import cli
+from tests.support.fault_proxy import run_fault_proxy
 from tests.support.gateway import Gateway, run_gateway
 from tests.support.mlflow_server import run_mlflow
 from tests.support.read_only_gateway import run_read_only_gateway
@@ -210,26 +211,53 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     assert "cluster.use_gpu = false" in findings["gpus"].text
 
 
-@pytest.mark.skipif(not shutil.which("unshare") or os.geteuid() != 0, reason="needs a mount of its own, as root")
-def test_shared_memory_that_is_full() -> None:
-    """In a mount namespace of its own, so that only this doctor sees the small /dev/shm."""
-    mount = "mount -t tmpfs -o size=8m gen-dist-test /dev/shm"
-    allowed = subprocess.run(["unshare", "--mount", "sh", "-c", mount], capture_output=True, text=True, check=False)
+def in_a_mount(prepare: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The doctor of a job in `folder`, in a mount namespace where a shell has prepared what only it sees."""
+    if not shutil.which("unshare") or os.geteuid() != 0:
+        pytest.skip("needs a mount of its own, as root")
+    allowed = subprocess.run(["unshare", "--mount", "sh", "-c", prepare], capture_output=True, text=True, check=False)
     if allowed.returncode:
         pytest.skip(f"no mount of its own: {allowed.stderr.strip()}")
-    fill = f'{mount} && head -c 8M /dev/zero > /dev/shm/full; exec "$@"'
-    with TemporaryDirectory(dir="/var/tmp") as folder:  # pytest's own may lie in /dev/shm
-        words = [word for text in words_of(Path(folder)) for word in ("--set", text)]
-        command = ["unshare", "--mount", "sh", "-c", fill, "sh", str(cli.PROGRAM), "doctor", DDPM, *words]
-        environment = {**os.environ, "TMPDIR": folder}
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=cli.LONGEST_RUN_S, check=False
-        )
+    words = [word for text in words_of(folder) for word in ("--set", text)]
+    command = ["unshare", "--mount", "sh", "-c", f'{prepare}; exec "$@"', "sh", str(cli.PROGRAM), "doctor", DDPM]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    return subprocess.run(
+        [*command, *words], env=environment, capture_output=True, text=True, timeout=cli.LONGEST_RUN_S, check=False
+    )
+
+
+def only_wrong(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 1, done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("wrong")]
+    return line
+
+
+def test_shared_memory_that_is_full() -> None:
+    mount = "mount -t tmpfs -o size=8m gen-dist-test /dev/shm && head -c 8M /dev/zero > /dev/shm/full"
+    with TemporaryDirectory(dir="/var/tmp") as folder:  # pytest's own may lie in /dev/shm
+        line = only_wrong(in_a_mount(mount, Path(folder)))
     assert line.split()[1:3] == ["shared", "memory"]
     assert "/dev/shm has 0 MiB free, and Ray's objects want 200 MiB; remove what lies there" in line
     assert "--shm-size" in line
+
+
+def test_a_disk_without_room_for_the_checkpoints() -> None:
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        runs = Path(folder) / "runs"
+        runs.mkdir()
+        line = only_wrong(in_a_mount(f"mount -t tmpfs -o size=8m gen-dist-test {runs}", Path(folder)))
+    assert line.split()[1] == "disk"
+    assert f"8 MiB free, 1.0 GiB wanted ({runs}/smoke-ddpm, {runs}/smoke-ddpm/checkpoints)" in line
+    assert "make room there, or name another run.folder or run.checkpoints" in line
+
+
+def test_a_clock_that_is_not_that_of_the_store(tmp_path: Path, gateway: Gateway) -> None:
+    with run_fault_proxy(gateway) as proxy:
+        proxy.ahead_s = 1200.0
+        findings = examined(tmp_path, **in_bucket(proxy.gateway))
+    assert wrong(findings) == {"clock"}
+    assert "it refuses what is signed 900 s off; let the system's time service run there" in findings["clock"].text
+    assert findings["clock"].measured["store_ahead_s"] == pytest.approx(1200.0, abs=60.0)
 
 
 def test_a_run_that_cannot_write_or_has_no_gpu_ends_before_ray_starts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -137,3 +138,26 @@ def test_a_cut_cable_is_a_lost_machine_and_what_comes_back_is_ended_and_writes_n
     assert code == 128 + signal.SIGTERM, output
     audit = site.report("data", "audit", "runs/cut", cwd=tmp_path)
     assert audit["holds"]
+
+
+@pytest.mark.long
+def test_the_doctor_names_the_hosts_that_do_not_reach_each_other(site: Site, tmp_path: Path) -> None:
+    """Each of them reaches the head, and so the cluster is whole for Ray: a run would hang in its first reduction."""
+    if site.network is None:
+        pytest.skip(f"no routes of their own: {site.why_one_host}")
+    site.only(*NODES)
+    one, two = (site.hosts[name] for name in NODES)
+    route = ["unreachable", f"{two.ip}/32"]
+    with one.entered():
+        subprocess.run(["ip", "route", "add", *route], check=True)
+    try:
+        with site.hosts[HEAD].entered():
+            done = cli.run("doctor", DDPM, *site.keys(), "--json", cwd=tmp_path, env=site.environment)
+    finally:
+        with one.entered():
+            subprocess.run(["ip", "route", "del", *route], check=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = {entry["check"]: entry for entry in json.loads(done.stdout)["checks"]}
+    assert [name for name, entry in found.items() if entry["state"] == "wrong"] == ["network"]
+    assert f"{one.ip} cannot reach {two.ip}: No route to host" in found["network"]["text"]
+    assert "let the machines reach each other on all ports" in found["network"]["text"]

@@ -24,6 +24,7 @@ from gen_dist.cluster.client import Jobs
 from gen_dist.cluster.module import run_module
 from gen_dist.cluster.package import pack
 from tests.support import cli
+from tests.support.gateway import run_gateway
 from tests.support.ray_cluster import StandingCluster
 from tests.support.tcp_relay import run_relay
 from tests.support.troubled_http import run_troubled_proxy
@@ -158,9 +159,13 @@ def test_a_run_is_sent_followed_stopped_and_resumed_and_no_secret_leaves_the_lap
     assert "the process that writes to MLflow" not in said
     assert "resume     gen-dist resume there-1" in said
     assert "there-1 is over: stopped; `gen-dist resume there-1` goes on" in laptop.refused("stop", "there-1")
+    told = laptop.report("logs", "there-1")
+    assert (told["job"], told["state"], told["log"]) == ("there-1", "stopped", said)
     again = laptop.report("resume", "there-1")
     assert again["job"] == "there-2"
     laptop.until("there-2", f"resumed    at {stopped['images']:,} images")
+    assert "there-2 is running: it needs no resuming" in laptop.refused("resume", "there-2")
+    assert "there: there-2 trains this run already" in laptop.refused("resume", "there-1")
     assert laptop.report("stop", "there-2")["images"] >= stopped["images"]
     _look_for_canaries(laptop, sessions)
 
@@ -225,6 +230,7 @@ def test_one_of_two_submits_wins_and_a_run_that_has_no_room_ends_as_soon_as_it_i
         ended = sorted(two.map(lambda _: laptop.run(*words), range(2)), key=lambda done: done.returncode)
     assert [done.returncode for done in ended] == [0, 2], ended
     assert "large-1 on http" in ended[0].stdout
+    assert "1 worker(s) of 64 CPU asked, and the 1 machine(s) of the cluster have room for 0;" in ended[0].stdout
     assert "large: large-1 trains this run already" in ended[1].stderr
     laptop.until("large-1", "data  ")
     began_s = time.monotonic()
@@ -270,6 +276,30 @@ def test_a_job_with_secrets_is_not_sent(laptop: Laptop) -> None:
     assert not [row for row in laptop.report("jobs", *at) if row["run"] == "leak"]
 
 
+def test_a_job_whose_bucket_or_shards_are_not_there_is_not_sent_and_what_a_run_survives_is_noted(
+    laptop: Laptop, tmp_path: Path
+) -> None:
+    words = ["submit", "job.toml", "--cluster", laptop.cluster.dashboard_url, "--set", "name=astray"]
+    with run_gateway(tmp_path) as gateway:
+        for table in ("run", "data"):
+            words += ["--set", f"{table}.s3.endpoint_url={gateway.endpoint_url}"]
+            words += ["--set", f"{table}.s3.addressing=path"]
+        bucket, keys = f"s3://{gateway.bucket}", {**gateway.environment, "AWS_SESSION_TOKEN": ""}
+        line = laptop.refused(*words, "--set", "run.checkpoints=s3://no-such-bucket/x", env=keys)
+        assert "NoSuchBucket" in line
+        assert "create the bucket, or correct run.checkpoints; nothing was sent" in line
+        line = laptop.refused(*words, "--set", f"data.url={bucket}/nowhere", env=keys)
+        assert "no shard matches 'train-*.tar'; correct the pattern or the url" in line
+    assert not [row for row in laptop.report("jobs") if row["run"] == "astray"]
+
+    away = ["--set", "tracking.uri=http://127.0.0.1:1", "--set", "cluster.use_gpu=true"]
+    notes = laptop.report(*words[:6], *away)["notes"]
+    assert "have room for 0" in notes[0]
+    assert "set cluster.use_gpu=false" in notes[0]
+    assert "MLflow at http://127.0.0.1:1: no answer (" in notes[1]
+    assert laptop.report("stop", "astray")["state"] == "stopped"
+
+
 def test_a_cluster_of_another_ray_or_python_is_refused_before_anything_is_sent(laptop: Laptop, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import platform, ray\nray.__version__ = '2.58.1'\nplatform.python_version = lambda: '3.13.1'\n"
@@ -312,4 +342,5 @@ def test_trouble_on_the_way_to_a_cluster_is_one_line(laptop: Laptop, tmp_path: P
     assert "no token: RAY_AUTH_TOKEN_PATH is set but file cannot be opened" in line
     line = laptop.refused("jobs", "--cluster", url, env={"RAY_AUTH_MODE": "disabled"})
     assert "the cluster wants a token, and there is none here" in line
-    assert "none-7: no such job at" in laptop.refused("logs", "none-7", "--cluster", url)
+    for verb in ("logs", "stop", "resume"):
+        assert "none-7: no such job at" in laptop.refused(verb, "none-7", "--cluster", url)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.support.run_faults import events, learned, settings, wait_for
 
 DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
 RUN = Path("runs") / "smoke-dcgan"
+GRACE_S = 30.0  # RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, and the shortest that clouds give
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("nothing_left")]
 
@@ -119,6 +122,42 @@ def test_a_run_grows_with_its_cluster_from_a_checkpoint_of_the_moment_and_shrink
         assert shrunk[2]["images"] == notice["images"]
         (death,) = events(log, "death")
         assert death["node_lost"]
+        running.signal(signal.SIGTERM)
+        code, output = running.end()
+        assert code == 128 + signal.SIGTERM, output
+
+
+def test_a_machine_that_is_told_to_end_has_a_checkpoint_written_first_and_counts_for_nothing(tmp_path: Path) -> None:
+    """As a spot machine whose `ray start --block` gets SIGTERM: Ray gives it 30 s, and then ends what runs there."""
+    with StandingCluster(tmp_path / "cluster", num_cpus=1, env=ray_settings.NODES) as cluster:
+        other = cluster.add_node(num_cpus=1)
+        keys = {
+            "cluster__address": cluster.address,
+            "cluster__num_workers": "[1, 2]",
+            "tracking__uri": "http://127.0.0.1:1",
+            "train__total_images": 1_000_000,
+            "train__checkpoint_every_images": 900_000,  # none comes by itself
+            "train__sample_every_images": 0,
+            "run__max_failures": 0,
+        }
+        running = cli.Running("train", DCGAN, *settings(**keys), cwd=tmp_path, env=cluster.environment)
+        log = tmp_path / RUN / "wal"
+        running.wait_for_images(log, 160)
+        told_s = time.time()
+        other.send_signal(signal.SIGTERM)
+        (kept, *_) = wait_for(lambda: events(log, "checkpoint"), "checkpoint", running=running)
+        assert kept["at_s"] - told_s < GRACE_S, "inside the time that the machine has"
+        (notice, *_) = events(log, "notice")
+        assert re.search(r"the machine of rank [01] is taken away in \d+ s", notice["why"])
+        running.wait_for_images(log, kept["images"] + 160)
+        assert other.poll() is None, "it goes on while the machine is there"
+
+        wait_for(lambda: other.poll() is not None, "end of the machine", running=running)
+        wait_for(lambda: learned(log, group=2, images=160), "steps of the smaller group", running=running)
+        starts = events(log, "start")
+        assert [start["workers"] for start in starts] == [2, 1]
+        assert starts[1]["images"] == kept["images"]
+        assert all(death["node_lost"] for death in events(log, "death")), "no failure of the run"
         running.signal(signal.SIGTERM)
         code, output = running.end()
         assert code == 128 + signal.SIGTERM, output

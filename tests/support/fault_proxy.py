@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -76,6 +77,8 @@ class FaultProxy:
     """(method, path with query, Range) of each request, in the order of arrival."""
     conditional: bool = False
     """Looks at If-None-Match and If-Match of a PUT, as AWS does and the gateway does not."""
+    ahead_s: float = 0.0
+    """How far the server's clock is ahead of ours, as its answers say."""
     before_request: Callable[[str, str], None] | None = None
     """Called with method and path before a request is forwarded: the place to change an object under a reader."""
 
@@ -208,7 +211,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response_only(status)
         for name, value in headers.items():
-            self.send_header(name, value)
+            is_skewed = name == "Date" and self.server.proxy.ahead_s
+            there = formatdate(time.time() + self.server.proxy.ahead_s, usegmt=True)
+            self.send_header(name, there if is_skewed else value)
         self.end_headers()
 
     def _break(self, *, reset: bool) -> None:

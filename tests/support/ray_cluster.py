@@ -33,7 +33,8 @@ from ray.core.generated import autoscaler_pb2
 address, ip, window_s = sys.argv[1:]
 client = ray._raylet.GcsClient(address=address)
 alive = {node_id: node for node_id, node in client.get_all_node_info().items() if node.state == 0}
-(node_id,) = [node_id for node_id, node in alive.items() if ip in ("", node.node_manager_address)]
+named = [node_id for node_id, node in alive.items() if ip in ("", node.node_manager_address)]
+node_id = max(named, key=lambda node_id: alive[node_id].start_time_ms)
 reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
 deadline_ms = int((time.time() + float(window_s)) * 1000)
 accepted, message = client.drain_node(node_id.hex(), reason, "a test", deadline_ms)
@@ -159,7 +160,7 @@ def free_ports(count: int, *, ip: str = "127.0.0.1") -> list[int]:
 
 
 def drain(address: str, *, window_s: float, env: Mapping[str, str], ip: str = "") -> None:
-    """What a cloud does that takes a machine away, the one at `ip` or the only one: Ray hears of it."""
+    """What a cloud does that takes a machine away, the one at `ip` or the newest: Ray hears of it."""
     words = [sys.executable, "-c", DRAIN, address, ip, str(window_s)]
     done = subprocess.run(words, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

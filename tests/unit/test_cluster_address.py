@@ -37,10 +37,16 @@ def test_what_is_typed_comes_before_the_environment_and_that_before_memory(monke
     assert submitted_to("c-1") == ""
 
 
-@pytest.mark.parametrize("text", ["ray://head:10001", "http://", "auto://x"])
+@pytest.mark.parametrize("text", ["ray://head:10001", "http://", "auto://x", "head:8265x", "head:99999", "he ad:8265"])
 def test_what_is_no_dashboard_is_refused(text: str) -> None:
     with pytest.raises(JobsError, match=r"--cluster .*: not the address of a dashboard; write such as"):
         address(text)
+
+
+@pytest.mark.parametrize("page", ["http://head:8265/", "http://head:8265/#/jobs/there-1", " head:8265/?a=b "])
+def test_the_address_of_a_page_leads_to_its_dashboard(page: str) -> None:
+    assert address(page) == "http://head:8265"
+    assert address("https://proxy/rays/one/#/jobs") == "https://proxy/rays/one"
 
 
 def test_a_password_in_an_address_is_neither_used_nor_said(monkeypatch: pytest.MonkeyPatch) -> None:

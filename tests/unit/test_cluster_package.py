@@ -115,6 +115,9 @@ def test_variables_are_handed_over_by_name_and_secrets_are_not() -> None:
     assert environment(["AWS_REGION", "A=b=c"], {"AWS_REGION": "x"}) == {"AWS_REGION": "x", "A": "b=c"}
     with pytest.raises(JobsError, match="--env NONE: no such variable here"):
         environment(["NONE"], {})
+    for word in ("=x", "", "A B=x", "1A=x"):
+        with pytest.raises(JobsError, match="not the name of a variable; write --env NAME or"):
+            environment([word], {})
     for word in (f"HF_TOKEN={SECRET}", "HF_TOKEN", f"PLAIN={SECRET}", f"WHERE=https://ann:{SECRET}@host"):
         with pytest.raises(JobsError, match="a secret, which must not travel") as caught:
             environment([word], {"HF_TOKEN": SECRET})

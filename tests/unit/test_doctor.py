@@ -19,6 +19,7 @@ from gen_dist.cluster.remote_doctor import Listener
 from gen_dist.cluster.submit import JOB_FILE
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
+from gen_dist.train import footprint
 from gen_dist.train.capacity import CapacityError
 from gen_dist.train.preflight import LOCAL_STORE_BYTES, NCCL_BYTES, check_gpus, shared_memory_short
 
@@ -123,11 +124,11 @@ def test_what_lies_on_one_disk_is_added_up() -> None:
 
 def test_a_checkpoint_is_counted_before_it_is_written(tmp_path: Path) -> None:
     spec = job()
-    parameters = room.num_parameters(spec)
+    parameters = footprint.num_parameters(spec)
     assert parameters > 1_000_000
-    assert room.written_folders(spec, parameters)["runs/demo/checkpoints"] == 3 * 16 * parameters
+    assert footprint.written_folders(spec, parameters)["runs/demo/checkpoints"] == 3 * 16 * parameters
     away = spec.model_copy(update={"run": spec.run.model_copy(update={"checkpoints": "s3://bucket/x"})})
-    assert list(room.written_folders(away, parameters)) == ["runs/demo"]
+    assert list(footprint.written_folders(away, parameters)) == ["runs/demo"]
 
 
 def test_shared_memory_is_for_ray_and_for_gpus() -> None:

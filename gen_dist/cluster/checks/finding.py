@@ -89,11 +89,6 @@ def grouped(check: str, texts: Mapping[str, str]) -> Finding:
     return wrong(check, " | ".join(f"{at(names)}{text}" for text, names in most), machines=dict(texts))
 
 
-def mebibytes(num_bytes: float) -> str:
-    """A size as a person reads it."""
-    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.0f} MiB"
-
-
 def _blotted(text: str) -> str:
     """Without the user and password of any address, and without the secrets that the environment holds."""
     text = str(without_secrets(text))

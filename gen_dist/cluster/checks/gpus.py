@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gen_dist.cluster.checks.finding import Finding, at, grouped, mebibytes, named, note, ok, wrong
+from gen_dist.cluster.checks.finding import Finding, at, grouped, named, note, ok, wrong
 from gen_dist.cluster.checks.places import LateError, ProcessError, ask_process
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
+from gen_dist.train.footprint import mebibytes
 
 CHECK = "gpus"
 TRIAL = "gen_dist.cluster.checks.try_gpus"

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -16,6 +15,7 @@ from typing import Any
 import ray
 
 import gen_dist
+from gen_dist.train.footprint import disk_of
 from gen_dist.train.preflight import shared_memory_bytes
 from gen_dist.train.provenance import VERSIONS_OF
 
@@ -30,7 +30,7 @@ def look(folders: Sequence[str]) -> dict[str, Any]:
         "cpus": os.cpu_count() or 1,
         "token_auth": _token_auth(),
         "shared_memory_bytes": shared_memory_bytes(),
-        "disks": {folder: _disk(folder) for folder in [*folders, temporary]},
+        "disks": {folder: disk_of(folder) for folder in [*folders, temporary]},
         "ray_folder": temporary,
     }
 
@@ -51,17 +51,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def nearest(folder: Path) -> Path:
-    """The folder itself, or the one above it that is there."""
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
-
-
-def _disk(folder: str) -> dict[str, Any]:
-    where = nearest(Path(folder).absolute())
-    usage = shutil.disk_usage(where)
-    return {"free_bytes": usage.free, "total_bytes": usage.total, "device": where.stat().st_dev}
 
 
 def _ray_folder() -> str:

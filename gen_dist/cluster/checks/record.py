@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from gen_dist.cluster.checks.finding import Finding, ok, wrong
-from gen_dist.cluster.checks.machine import nearest
 from gen_dist.cluster.checks.places import LateError, ProcessError, ask_process
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
@@ -17,6 +16,7 @@ from gen_dist.registry.secrets import without_secrets
 from gen_dist.store import StoreError
 from gen_dist.store.local import LocalStore
 from gen_dist.store.probe import probe
+from gen_dist.train.footprint import nearest
 
 CHECK = "mlflow"
 TRIAL = "gen_dist.cluster.checks.try_mlflow"

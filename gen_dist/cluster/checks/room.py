@@ -6,18 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from gen_dist.cluster.checks.finding import Finding, grouped, mebibytes, named, note, ok, wrong
+from gen_dist.cluster.checks.finding import Finding, grouped, named, note, ok, wrong
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
-from gen_dist.recipes import catalog
+from gen_dist.train.footprint import SESSION_BYTES, disk_needs, disk_short, mebibytes
 from gen_dist.train.preflight import shared_memory_short
 
 WORKERS, DISK, SHARED_MEMORY = "workers", "disk", "shared memory"
-LOGS_BYTES = 1 << 30  # of a run: its events, samples and curves
-SESSION_BYTES = 1 << 30  # of Ray on each machine: logs of all processes, and what it spills
-BYTES_PER_PARAMETER = 16  # of a checkpoint: weight, two moments, average, 4 bytes each
 
 
 @dataclass(frozen=True)
@@ -74,29 +69,9 @@ def judge_workers_here(job: JobSpec, cpus: int) -> Finding:
     return ok(WORKERS, seen, cpus=cpus)
 
 
-def num_parameters(job: JobSpec) -> int:
-    """Of all trained networks, counted without making them; 0 where the recipe cannot be built so."""
-    try:
-        with torch.device("meta"):
-            networks = catalog.build(job.recipe, job.model).networks()
-    except Exception:  # noqa: BLE001  an estimate; what is wrong with a recipe is told where it runs
-        return 0
-    return sum(parameter.numel() for net in networks.values() for parameter in net.parameters())
-
-
 def gradient_bytes(job: JobSpec, parameters: int) -> int:
     """What each worker reduces with the others in one step."""
     return parameters * (2 if job.train.precision == "bf16" else 4)
-
-
-def written_folders(job: JobSpec, parameters: int) -> dict[str, int]:
-    """Folder -> bytes that a run leaves there; checkpoints only where they go to a disk."""
-    folders = {arithmetic.run_folder(job): LOGS_BYTES}
-    url = arithmetic.checkpoints_url(job)
-    if "://" not in url:
-        num_kept = job.run.keep_checkpoints + job.run.keep_best + 1  # one is being written
-        folders[url] = num_kept * parameters * BYTES_PER_PARAMETER
-    return folders
 
 
 def judge_disks(needs: Mapping[str, int], machines: Mapping[str, Mapping[str, Any]]) -> Finding:
@@ -104,19 +79,12 @@ def judge_disks(needs: Mapping[str, int], machines: Mapping[str, Mapping[str, An
     texts: dict[str, str] = {}
     least: dict[str, float] = {"free_bytes": float("inf"), "wanted_bytes": 0.0}
     for machine, facts in machines.items():
-        wanted_bytes: dict[int, int] = {}
-        where: dict[int, list[str]] = {}
-        for folder, num_bytes in [*needs.items(), (facts["ray_folder"], SESSION_BYTES)]:
-            device = facts["disks"][folder]["device"]
-            wanted_bytes[device] = wanted_bytes.get(device, 0) + num_bytes
-            where.setdefault(device, []).append(folder)
-        free = {disk["device"]: disk["free_bytes"] for disk in facts["disks"].values()}
-        for device, num_bytes in wanted_bytes.items():
-            if free[device] < num_bytes:
-                seen = f"{mebibytes(free[device])} free, {mebibytes(num_bytes)} wanted ({', '.join(where[device])})"
-                texts[machine] = f"{seen}; make room there, or name another run.folder or run.checkpoints"
-            if free[device] - num_bytes < least["free_bytes"] - least["wanted_bytes"]:
-                least = {"free_bytes": free[device], "wanted_bytes": num_bytes}
+        session = {facts["ray_folder"]: needs.get(facts["ray_folder"], 0) + SESSION_BYTES}
+        for free_bytes, num_bytes, folders in disk_needs({**needs, **session}, facts["disks"]):
+            if short := disk_short(free_bytes, num_bytes, folders):
+                texts[machine] = short
+            if free_bytes - num_bytes < least["free_bytes"] - least["wanted_bytes"]:
+                least = {"free_bytes": free_bytes, "wanted_bytes": num_bytes}
     if texts:
         return grouped(DISK, texts)
     seen = f"{mebibytes(least['free_bytes'])} free where {mebibytes(least['wanted_bytes'])} are wanted"

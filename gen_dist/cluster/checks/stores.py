@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from gen_dist.cluster.checks.finding import Finding, grouped, note, ok, wrong
-from gen_dist.cluster.checks.machine import nearest
 from gen_dist.data.index.manifest import NAME as INDEX
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec, S3Spec
@@ -18,6 +17,7 @@ from gen_dist.store import Store, StoreError, open_store
 from gen_dist.store.local import LocalStore
 from gen_dist.store.probe import probe
 from gen_dist.store.s3 import S3Store
+from gen_dist.train.footprint import nearest
 
 CHECKPOINTS, REGISTRY, SHARDS, FOLDER = "checkpoints", "registry", "shards", "run folder"
 REACH_FOLDER = "name a folder that every machine has at the same path (NFS, Lustre, a shared volume)"
