@@ -107,7 +107,7 @@ def logs(job_id: JobId, cluster: Cluster = "", follow: Follow = False, as_json: 
     if follow:
         state = _followed(jobs, job_id, sys.stderr if as_json else sys.stdout)
     if as_json:
-        print(json.dumps({"job": job_id, "state": state, "log": jobs.log(job_id)}, indent=2))
+        print_report({"job": job_id, "state": state, "log": jobs.log(job_id)})
     elif not follow:
         sys.stdout.write(jobs.log(job_id))
     if follow:
