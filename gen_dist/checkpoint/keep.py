@@ -20,6 +20,7 @@ from gen_dist.checkpoint.scores import scores_of
 from gen_dist.store import MissingError, ObjectInfo, Store
 
 ORPHAN_AGE_S = 3600.0
+OBJECTS = ("images-*/*", "images-*/done/*")  # all of all checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def prune(
     now: datetime | None = None,
     at: Callable[[str], object] = lambda stage: None,
 ) -> list[Removal]:
-    """Removes what `keep` does not hold, what earlier attempts never committed, and what an earlier prune left.
+    """Removes what `keep` does not hold, what earlier attempts never committed, and what a killed prune or writer left.
 
     `attempt`: the worker group that asks, by default the newest one. Ends early where a newer group begins, because
     that may go on from any checkpoint. With `dry_run` only tells. Raises: StoreError, CheckpointError.
@@ -94,6 +95,9 @@ def prune(
         size_bytes = sum(info.size_bytes for info in objects[name])
         if dry_run or _remove(store, name, objects[name], attempt=attempt, at=at):
             removed.append(Removal(name, size_bytes, plan[name]))
+    if not dry_run:
+        for pattern in OBJECTS:
+            store.sweep(pattern)
     return removed
 
 
@@ -176,7 +180,7 @@ def objects_by_checkpoint(store: Store) -> dict[Name, list[ObjectInfo]]:
     """All objects of all checkpoints, whole or not."""
     found: dict[Name, list[ObjectInfo]] = {}
     try:
-        infos = [*store.list("images-*/*"), *store.list("images-*/done/*")]
+        infos = [info for pattern in OBJECTS for info in store.list(pattern)]
     except MissingError:
         return {}
     for info in infos:

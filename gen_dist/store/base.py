@@ -125,6 +125,13 @@ class Store(Protocol):
         """Removes an object; one that is not there is fine."""
         ...
 
+    def sweep(self, pattern: str) -> int:
+        """Removes what writers of such objects left when they were killed, an hour ago or more; how many bytes it was.
+
+        No listing shows that. A bucket leaves it to its lifecycle rule, and nothing is done here.
+        """
+        ...
+
     def enforces_conditions(self) -> bool:
         """Whether two conditional writes at the same time exclude each other here; found out by writing something."""
         ...

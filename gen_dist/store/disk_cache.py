@@ -107,6 +107,9 @@ class CachedStore:
     def delete(self, name: str) -> None:
         self._store.delete(name)
 
+    def sweep(self, pattern: str) -> int:
+        return self._store.sweep(pattern)
+
     def enforces_conditions(self) -> bool:
         return self._store.enforces_conditions()
 

@@ -1,7 +1,8 @@
 """A folder on a disk that every worker can read, or the shards embedded in this package.
 
 A write goes to a file of its own beside the target, named `.NAME.*.part`, and is moved into place whole. A killed
-writer leaves such a file behind: no listing shows it, and the next write of the same object removes it after an hour.
+writer leaves such a file behind: no listing shows it; the next write of the same object, or `sweep`, removes it after
+an hour.
 File and folder are synchronised with the disk before a write returns: an object that is there is there whole, also
 after a loss of power.
 """
@@ -137,6 +138,17 @@ class LocalStore:
             for folder in list((self._folder / name).parents)[: len(Path(name).parts) - 1]:
                 folder.rmdir()
 
+    def sweep(self, pattern: str) -> int:
+        folder, _, last = pattern.rpartition("/")
+        num_bytes = 0
+        for part in self._folder.glob(f"{folder}/.{last}.*{PART}".lstrip("/")):
+            try:
+                num_bytes += _remove_if_stale(part)
+                self._remove_empty(part.relative_to(self._folder).as_posix())
+            except OSError as error:
+                raise self._error(part.relative_to(self._folder).as_posix(), error) from error
+        return num_bytes
+
     def enforces_conditions(self) -> bool:
         return True
 
@@ -235,11 +247,21 @@ def _is_part(path: Path) -> bool:
 
 
 def _remove_stale(target: Path) -> None:
-    """Removes what killed writers of this object left; a live writer's file was written to within the hour."""
-    for path in target.parent.glob(f".{_literal(target.name)}.*{PART}"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > STALE_S:
-                path.unlink()
+    """Removes what killed writers of this object left."""
+    for part in target.parent.glob(f".{_literal(target.name)}.*{PART}"):
+        _remove_if_stale(part)
+
+
+def _remove_if_stale(part: Path) -> int:
+    """How many bytes were removed: a live writer's file was written to within the hour."""
+    try:
+        stat = part.stat()
+        if time.time() - stat.st_mtime > STALE_S:
+            part.unlink()
+            return stat.st_size
+    except FileNotFoundError:  # by another
+        pass
+    return 0
 
 
 def _make_folder(folder: Path) -> None:

@@ -100,6 +100,9 @@ class S3Store:
     def write_stream(self, name: str, pieces: Iterable[memoryview], *, size_bytes: int) -> ObjectInfo:
         return put_stream(self._connection, checked_name(name, url=self.url), pieces, size_bytes=size_bytes)
 
+    def sweep(self, pattern: str) -> int:
+        return 0
+
     def enforces_conditions(self) -> bool:
         return enforces_conditions(self._connection)
 

@@ -54,12 +54,12 @@ class Fragment:
 
 def layout(member: GroupEngine) -> list[Fragment]:
     """All that this rank's masters hold, in the order of the parameters; at stage 0 everything, on each rank."""
-    found = []
+    found, rank = [], _rank()
     for number, (name, parameter) in enumerate(member.parameters.items()):
         if member.stage == 0:
             found.append(Fragment(name, tuple(parameter.shape), 0, parameter.numel(), number, 0))
         elif member.stage == 3:
-            own = _partition(parameter)
+            own = _partition(parameter, rank)
             master, offset, _ = member.optimizer.grad_position[member.optimizer.get_param_id(parameter)]
             found.append(Fragment(name, own.shape, own.start, own.numel, master, offset))
         elif (mapping := parameter._hp_mapping) is not None:  # type: ignore[attr-defined]
@@ -157,6 +157,7 @@ class _Held:
 
 
 def _unoptimized(member: GroupEngine) -> Iterator[_Held]:
+    rank = _rank()
     for name, buffer in member.box.named_buffers():
         yield _Held(name, tuple(buffer.shape), 0, buffer.numel(), buffer.detach(), split=False)
     for name, parameter in member.box.named_parameters():
@@ -164,14 +165,17 @@ def _unoptimized(member: GroupEngine) -> Iterator[_Held]:
             continue
         if not hasattr(parameter, "ds_tensor"):
             yield _Held(name, tuple(parameter.shape), 0, parameter.numel(), parameter.detach(), split=False)
-        elif (own := _partition(parameter)).numel > 0:
+        elif (own := _partition(parameter, rank)).numel > 0:
             yield replace(own, name=name)
 
 
-def _partition(parameter: Any) -> _Held:
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def _partition(parameter: Any, rank: int) -> _Held:
     """Stage 3: this rank's equal part of the flattened parameter, without what pads the last one."""
     padded = parameter.ds_tensor.ds_numel
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     start = rank * padded
     numel = max(0, min(padded, parameter.ds_numel - start))
     values = parameter.ds_tensor.detach()[:numel]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from gen_dist.checkpoint import (
     unpin,
 )
 from gen_dist.checkpoint.keep import superfluous
-from gen_dist.store.local import LocalStore
+from gen_dist.store.local import PART, STALE_S, LocalStore
 from tests.support.saves import Events, check_whole, commit, group
 
 LATER = datetime.now(UTC) + timedelta(hours=2)
@@ -150,6 +152,28 @@ def test_a_missed_save_of_this_group_is_swept_after_the_next_commit_and_not_befo
     store.write(f"{Name(256, 1)}/rank00000.safetensors", b"under way")
     commit(savers, 192)
     assert folders(store) == [str(Name(64, 1)), str(Name(192, 1)), str(Name(256, 1))]
+
+
+def test_what_a_killed_writer_left_half_written_is_swept_although_no_listing_shows_it(store: LocalStore) -> None:
+    savers = group(store, attempt=begin_attempt(store))
+    commit(savers, 64)
+    root, old_s = Path(store.url), time.time() - 2 * STALE_S
+    litter = [f"images-{images:012d}.a000000/.rank00000.safetensors.0123{PART}" for images in (32, 48, 64)]
+    litter += [
+        f"images-{64:012d}.a000001/.rank00000.safetensors.0123{PART}",
+        f"images-{32:012d}.a000000/done/.r.1{PART}",
+    ]
+    for name in litter:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(bytes(1000))
+        if "048" not in name:
+            os.utime(root / name, (old_s, old_s))
+    assert prune(store, Keep(), dry_run=True) == []
+    assert len(list(root.rglob(f".*{PART}"))) == len(litter)
+    prune(store, Keep())
+    assert [path.parent.name for path in root.rglob(f".*{PART}")] == [f"images-{48:012d}.a000000"], "may be at work"
+    assert folders(store) == [f"images-{48:012d}.a000000", f"images-{64:012d}.a000001"]
+    check_whole(open_checkpoint(store, candidates(store)[0]))
 
 
 def test_nothing_of_a_higher_attempt_is_touched(store: LocalStore) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gen_dist.checkpoint import CheckpointError, Manifest, Name, candidates, open_checkpoint
+from gen_dist.checkpoint.layout import PAGE_BYTES
 from gen_dist.checkpoint.manifest import FORMAT
 from gen_dist.checkpoint.names import file_name, is_file_name
 from gen_dist.checkpoint.piece import Fragment, tiling_fault
@@ -64,7 +65,7 @@ POISON: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("a number of rank00000.safetensors is 1.5", lambda doc: fragment(doc, 3, 1.5)),
     ("list index out of range", lambda doc: fragment(doc, 0, 99)),
     ("missing; take an older checkpoint", lambda doc: doc["files"].pop("rank00001.safetensors")),
-    ("overlap", lambda doc: doc["files"]["rank00000.safetensors"]["fragments"].append([0, 0, 1, 600])),
+    ("overlap", lambda doc: doc["files"]["rank00000.safetensors"]["fragments"].append([0, 0, 1, PAGE_BYTES + 4])),
     ("has the shape", lambda doc: doc["tensors"][0].__setitem__(2, [1 << 40, 1 << 40])),
     ("a size of .* is -1", lambda doc: doc["tensors"][0].__setitem__(2, [-1])),
     ("has the shape", lambda doc: doc["tensors"][0].__setitem__(2, [1] * 1000)),
