@@ -8,7 +8,7 @@ import socket
 
 import grpc
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray._raylet import AuthenticationTokenLoader, GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RpcError
 
 from gen_dist.job.errors import GenDistError
@@ -54,8 +54,8 @@ def check_reachable(address: str) -> None:
         raise unreached(address, error.strerror or str(error)) from error
     if address.startswith(CLIENT):
         return  # its server is asked by Ray's own client
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it says that it found a token
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    if why := _no_token():
+        raise unreached(address, why)
     if os.environ.get("RAY_USE_TLS", "0") != "1" and (why := _no_head(f"{host}:{port}")):
         raise unreached(address, why)
     try:
@@ -65,6 +65,18 @@ def check_reachable(address: str) -> None:
         raise unreached(address, why) from None
     except RpcError as error:
         raise unreached(address, f"{NO_HEAD} ({' '.join(str(error).split())[:80]})") from error
+
+
+def _no_token() -> str:
+    """Why there is no token here though one is asked for or named; empty where there is one, or none is wanted."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it says that it found a token
+    try:
+        is_wanted = maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        if not is_wanted or AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+            return ""
+    except AuthenticationError as error:
+        return f"no token: {str(error).partition('. ')[0]}"
+    return "RAY_AUTH_MODE=token, and there is no token here"
 
 
 def _no_head(place: str) -> str:
