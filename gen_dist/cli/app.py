@@ -99,9 +99,8 @@ def train(
     from gen_dist.job.load import load_job
 
     again = typed("gen-dist", ["train", job, *(word for override in overrides for word in ("--set", override))])
-    again = os.environ.get(
-        "GENDIST_RESUME", str(without_secrets(again))
-    )  # of a submitted job: for the laptop that it came from
+    # that of a submitted job is for the laptop that it came from
+    again = os.environ.get("GENDIST_RESUME", str(without_secrets(again)))
     facts = run(load_job(job, overrides), command=again, as_json=as_json, fresh=fresh)
     if as_json:
         print_report(facts)
