@@ -16,6 +16,7 @@ from gen_dist.cli.json_report import print_report
 from gen_dist.cli.models import app as models_app
 from gen_dist.cli.plan import plan
 from gen_dist.cli.submit import listed, logs, resume, stop, submit
+from gen_dist.registry.secrets import without_secrets
 
 app = typer.Typer(
     name="gen-dist",
@@ -60,7 +61,10 @@ def check(job: JobFile, overrides: Overrides = [], as_json: Json = False) -> Non
     from gen_dist.job.report import report, text
 
     spec = load_job(job, overrides)
-    print_report(report(spec, file=job)) if as_json else print(text(spec, file=job))
+    if as_json:
+        print_report(without_secrets(report(spec, file=job)))
+    else:
+        print(without_secrets(text(spec, file=job)))
 
 
 @app.command()
@@ -95,7 +99,8 @@ def train(
     from gen_dist.job.load import load_job
 
     again = typed("gen-dist", ["train", job, *(word for override in overrides for word in ("--set", override))])
-    again = os.environ.get("GENDIST_RESUME", again)  # of a submitted job: for the laptop that it came from
+    # that of a submitted job is for the laptop that it came from
+    again = os.environ.get("GENDIST_RESUME", str(without_secrets(again)))
     facts = run(load_job(job, overrides), command=again, as_json=as_json, fresh=fresh)
     if as_json:
         print_report(facts)
@@ -263,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in typed or not isinstance(error, GenDistError):
             raise
         lines, exit_code = error.lines, 2
+    lines = [str(without_secrets(line)) for line in lines]  # of a terminal too: it may be that of a CI, which keeps all
     if "--json" in typed:
         print_report({"error": lines})
     else:

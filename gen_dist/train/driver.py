@@ -27,7 +27,7 @@ from gen_dist.train.fits import check_fits
 from gen_dist.train.gauges import Gauges
 from gen_dist.train.goodput import Goodput
 from gen_dist.train.launch import launch
-from gen_dist.train.preflight import before_launch
+from gen_dist.train.preflight import before_launch, make_folder
 from gen_dist.train.provenance import versions
 from gen_dist.train.report import Event
 from gen_dist.train.samples import find_samples
@@ -71,7 +71,7 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
     """
     job = placed(job)
     folder = Path(arithmetic.run_folder(job))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     data, heldout = _data(job, watch)
     store = checkpoint_store(job)
     if fresh:

@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from gen_dist.job import arithmetic
 from gen_dist.job.errors import GenDistError
 from gen_dist.job.spec import JobSpec, S3Spec
 from gen_dist.registry.answers import SERVED, check_answers
-from gen_dist.store import NoBucketError, open_store
+from gen_dist.store import NoBucketError, StoreError, open_store
 from gen_dist.store.probe import probe
 from gen_dist.train.capacity import CapacityError
 from gen_dist.train.footprint import disk_needs, disk_of, disk_short, num_parameters, written_folders
@@ -116,6 +117,17 @@ def before_launch(job: JobSpec) -> Iterator[str]:
     yield from (f"disk: {short}" for disk in disk_needs(needs, disks) if (short := disk_short(*disk)))
     if not job.cluster.address and (short := shared_memory_short(job, free_bytes=shared_memory_bytes(), local=True)):
         yield short
+
+
+def make_folder(folder: Path) -> None:
+    """The folder of a run, made where it is missing. Raises: StoreError where this user may not write there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        remedy = "give this user the right to write there, or name another run.folder"
+        raise StoreError(f"run.folder: {folder}: {error.strerror or error}; {remedy}", url=str(folder)) from error
 
 
 def check_gpus(job: JobSpec) -> None:

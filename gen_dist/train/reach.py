@@ -8,14 +8,16 @@ import socket
 
 import grpc
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import AuthenticationTokenLoader, GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RpcError
 
 from gen_dist.job.errors import GenDistError
 
 ANSWER_S = 5.0
-GREETING_S = 8.0  # long enough for a head that is very busy
+GREETING_S = 10.0  # long enough for a head that is very busy
 LAST_PORT = 65535
+AUTO = "auto"
 CLIENT = "ray://"
 WEB = ("http://", "https://")
 TOKEN = "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token holds the token"
@@ -37,13 +39,16 @@ def unreached(address: str, why: str) -> ClusterError:
 
 
 def check_reachable(address: str) -> None:
-    """Raises: ClusterError where nobody answers at `HOST:PORT`, or refuses our token. Other forms are Ray's to find."""
+    """Raises: ClusterError where nobody answers at `HOST:PORT`, or refuses our token.
+
+    `auto` is the Ray that runs on this machine; what is of another form is Ray's to find.
+    """
     if address.startswith(WEB):
         raise ClusterError(
             f"cluster.address={address!r}: the address of a dashboard; write that of the head's Ray, such as HEAD:6379,"
             " or send the job there from here: `gen-dist submit JOB --cluster URL`"
         )
-    host, _, port = address.removeprefix(CLIENT).rpartition(":")
+    host, _, port = _place(address).removeprefix(CLIENT).rpartition(":")
     if not host or not port.isdigit():
         return
     if int(port) > LAST_PORT:
@@ -54,8 +59,8 @@ def check_reachable(address: str) -> None:
         raise unreached(address, error.strerror or str(error)) from error
     if address.startswith(CLIENT):
         return  # its server is asked by Ray's own client
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it says that it found a token
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    if why := _no_token():
+        raise unreached(address, why)
     if os.environ.get("RAY_USE_TLS", "0") != "1" and (why := _no_head(f"{host}:{port}")):
         raise unreached(address, why)
     try:
@@ -65,6 +70,25 @@ def check_reachable(address: str) -> None:
         raise unreached(address, why) from None
     except RpcError as error:
         raise unreached(address, f"{NO_HEAD} ({' '.join(str(error).split())[:80]})") from error
+
+
+def _place(address: str) -> str:
+    try:
+        return address if address != AUTO else canonicalize_bootstrap_address(address) or ""
+    except Exception:  # noqa: BLE001  Ray says it again when it is asked for that cluster
+        return ""
+
+
+def _no_token() -> str:
+    """Why there is no token here though one is asked for or named; empty where there is one, or none is wanted."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it says that it found a token
+    try:
+        is_wanted = maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        if not is_wanted or AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+            return ""
+    except AuthenticationError as error:
+        return f"no token: {str(error).partition('. ')[0]}"
+    return "RAY_AUTH_MODE=token, and there is no token here"
 
 
 def _no_head(place: str) -> str:

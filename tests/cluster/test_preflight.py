@@ -15,8 +15,9 @@ from gen_dist.cluster.errors import JobsError
 from gen_dist.cluster.preflight import room_for
 from gen_dist.job.load import load_job
 from gen_dist.job.spec import JobSpec
+from gen_dist.store import StoreError
 from gen_dist.train import footprint
-from gen_dist.train.preflight import before_launch
+from gen_dist.train.preflight import before_launch, make_folder
 from tests.support import cli
 from tests.support.gateway import Gateway, run_gateway
 from tests.support.shards import write_shards
@@ -200,6 +201,14 @@ def test_a_run_without_mlflow_and_without_a_place_for_models_is_warned_and_not_e
     assert str(closed) in registry
     assert f"MLflow at {NOBODY}: no answer" in mlflow
     assert "check tracking.uri and that the server runs" in mlflow
+
+
+def test_a_run_folder_that_cannot_be_written_ends_a_run_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match=r"run\.folder: .*/file/demo: Not a directory; give this user the right"):
+        make_folder(tmp_path / "file" / "demo")
+    make_folder(tmp_path / "new" / "demo")
+    assert list((tmp_path / "new" / "demo").iterdir()) == []
 
 
 def test_a_disk_without_room_is_told_with_what_wants_it(

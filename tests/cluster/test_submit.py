@@ -290,7 +290,7 @@ def test_a_job_whose_bucket_or_shards_are_not_there_is_not_sent_and_what_a_run_s
         assert "create the bucket, or correct run.checkpoints; nothing was sent" in line
         line = laptop.refused(*words, "--set", f"data.url={bucket}/nowhere", env=keys)
         assert "no shard matches 'train-*.tar'; correct the pattern or the url" in line
-    assert not [row for row in laptop.report("jobs") if row["run"] == "astray"]
+    assert not [row for row in laptop.report("jobs", *words[2:4]) if row["run"] == "astray"]
 
     away = ["--set", "tracking.uri=http://127.0.0.1:1", "--set", "cluster.use_gpu=true"]
     notes = laptop.report(*words[:6], *away)["notes"]

@@ -60,6 +60,15 @@ def test_programs_get_every_error_as_json(arguments: list[str], capsys: pytest.C
     assert shown.err == ""
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+@pytest.mark.parametrize("key", ["tracking.uri", "data.url"])  # one that is taken, one that is refused
+def test_a_password_in_an_address_is_not_said(key: str, as_json: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["check", QUICKSTART, "--set", f"{key}=https://ann:canary0password@host/x", *as_json])
+    said = "".join(capsys.readouterr())
+    assert "https://***@host/x" in said
+    assert "canary" not in said
+
+
 def test_debug_shows_where_an_error_came_from() -> None:
     with pytest.raises(JobError):
         cli.main(["check", "nowhere.toml", "--debug"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -96,6 +99,30 @@ def test_an_open_port_that_is_no_head_is_told_within_seconds(
 def test_an_address_where_nobody_can_be_is_told_at_once(address: str, says: str) -> None:
     with pytest.raises(ClusterError, match=says):
         check_reachable(address)
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"RAY_AUTH_TOKEN_PATH": "/no/token"}, "no token: RAY_AUTH_TOKEN_PATH is set but file cannot be opened"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/no/token"}, "no token: RAY_AUTH_TOKEN_PATH is set but"),
+        ({"RAY_AUTH_MODE": "token", "HOME": "/no/home"}, "RAY_AUTH_MODE=token, and there is no token here"),
+    ],
+)
+def test_a_token_that_is_not_here_is_told_before_anybody_is_asked(env: dict[str, str], says: str) -> None:
+    """In a process of its own: Ray reads its environment once."""
+    code = "import sys; from gen_dist.train.reach import check_reachable; check_reachable(sys.argv[1])"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with silent() as port:
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"127.0.0.1:{port}"],
+            env={**clean, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert f"ClusterError: cluster.address='127.0.0.1:{port}': {says}" in done.stderr
+    assert "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token holds the token" in done.stderr
 
 
 def test_a_dashboard_that_takes_connections_and_says_nothing_is_told_within_seconds(
