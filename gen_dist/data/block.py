@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gen_dist.data.buffers import Rooms
 from gen_dist.data.errors import DataError
 from gen_dist.data.fields import Source
 from gen_dist.data.index import Index
@@ -41,7 +42,7 @@ class Block:
         return memoryview(b"")
 
 
-def read_block(index: Index, number: int, sources: Sequence[Source]) -> Block:
+def read_block(index: Index, number: int, sources: Sequence[Source], rooms: Rooms) -> Block:
     """Reads what `sources` need of one block. Raises: StoreError; DataError where the shard became shorter."""
     blocks = index.blocks
     rows = int(blocks.shard[number]), int(blocks.first_row[number]), int(blocks.num_samples[number])
@@ -53,17 +54,19 @@ def read_block(index: Index, number: int, sources: Sequence[Source]) -> Block:
         here = [place for place, flag in enumerate(is_derived) if flag == bool(derived)]
         if origin is not None and here:
             offsets[here], sizes[here], choice[here] = _members(origin, *rows, [sources[place] for place in here])
-            pieces[derived].extend(_read(origin, rows[0], _spans(offsets[here], sizes[here])))
+            pieces[derived].extend(_read(origin, rows[0], _spans(offsets[here], sizes[here]), rooms))
     num_bytes = sum(len(data) for held in pieces for _, data in held)
     first_id = int(index.first_of_block[number])
     return Block(first_id, num_bytes, pieces, is_derived, offsets.tolist(), sizes.tolist(), choice.tolist())
 
 
-def _read(index: Index, shard_number: int, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
+def _read(
+    index: Index, shard_number: int, spans: Sequence[tuple[int, int]], rooms: Rooms
+) -> Iterator[tuple[int, memoryview]]:
     """(first byte, bytes) of each span of one shard."""
     shard, store = index.shards[shard_number], index.store_of(shard_number)
     for start, end in spans:
-        data = np.empty(end - start, np.uint8).data  # not filled with zeros under the interpreter's lock
+        data = rooms.take(end - start)
         received = store.read_into(shard.name, start, data, version=shard.version)
         if received < end - start:
             raise DataError(

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from gen_dist.data.augment import Crop
-from gen_dist.data.decode import decode_array_into, decode_caption, decode_image_into, decode_label
+from gen_dist.data.decode import (
+    DecodeError,
+    decode_array_into,
+    decode_arrays_into,
+    decode_caption,
+    decode_image_into,
+    decode_images_into,
+    decode_label,
+)
 from gen_dist.data.errors import DataError
 from gen_dist.data.index import Index, Sample
 
@@ -20,6 +28,10 @@ KINDS = ("image", "caption", "label", "array")
 DTYPES: dict[str, type] = {"image": np.uint8, "caption": object, "label": np.int64}
 CAPTION_BYTES = 256  # what one caption is taken to cost in memory
 RESERVED = ("sample_id", "weight", "bad")  # what the stream adds to every batch
+
+
+Member = tuple[int, memoryview, str, Crop]
+"""(row of the batch, bytes, key into its JSON or "", part that is shown)."""
 
 
 class FieldLike(Protocol):
@@ -81,6 +93,21 @@ class Source:
             decode_array_into(data, rows[row])
         else:
             rows[row] = decode_caption(data, key) if self.kind == "caption" else decode_label(data, key)
+
+    def decode_all_into(self, rows: np.ndarray, members: Sequence[Member]) -> dict[int, DecodeError]:
+        """Fill several rows, each as `decode_into`; the errors by row."""
+        if self.kind == "image":
+            pictures = [(row, data, crop) for row, data, _, crop in members]
+            return decode_images_into(pictures, rows, fast_downscale=self.fast_downscale)
+        if self.kind == "array":
+            return decode_arrays_into([(row, data) for row, data, _, _ in members], rows)
+        errors = {}
+        for row, data, key, crop in members:
+            try:
+                self.decode_into(rows, row, data, key, crop)
+            except DecodeError as error:
+                errors[row] = error
+        return errors
 
     def clear(self, rows: np.ndarray, row: int) -> None:
         """Fill one row with nothing: an image of grey, an empty caption, zeros."""

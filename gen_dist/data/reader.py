@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from gen_dist.data.block import Block, read_block
+from gen_dist.data.buffers import Rooms
 from gen_dist.data.fields import Source
 from gen_dist.data.index import Index
 
@@ -35,6 +36,7 @@ class BlockReader:
         self._index, self._sources, self.limit_bytes = index, sources, limit_bytes
         self._block_bytes = index.blocks.num_bytes
         self._held: OrderedDict[int, _Held] = OrderedDict()
+        self._rooms = Rooms()
         self._held_bytes = 0
         self._lock = threading.Condition()
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="gen-dist-read")
@@ -51,7 +53,7 @@ class BlockReader:
                 held = self._held.get(number)
                 if held is None:
                     size = int(self._block_bytes[number])
-                    future = self._threads.submit(read_block, self._index, number, self._sources)
+                    future = self._threads.submit(read_block, self._index, number, self._sources, self._rooms)
                     held = self._held[number] = _Held(future, size, int(self._index.blocks.num_samples[number]))
                     self._held_bytes += size
                 held.waiting += 1

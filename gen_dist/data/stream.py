@@ -17,8 +17,7 @@ from gen_dist.data.augment import CENTRE, Augment, Augmentations, augmentations
 from gen_dist.data.block import Block
 from gen_dist.data.buckets import Bucketed, resized
 from gen_dist.data.cache import DecodedCache
-from gen_dist.data.decode import DecodeError
-from gen_dist.data.fields import FieldLike, Source, check_fields, placed, sources
+from gen_dist.data.fields import FieldLike, Member, Source, check_fields, placed, sources
 from gen_dist.data.index import Index
 from gen_dist.data.order import Plan
 from gen_dist.data.prefetch import Prefetch, Prefetches
@@ -203,20 +202,25 @@ class Stream:
     def _decode(self, job: _Job, rows: list[int], block_of: np.ndarray) -> None:
         # the interpreter's lock is held for all but the decoders, and what is here is done for each sample
         ids, numbers, blocks = job.ids.tolist(), block_of[rows].tolist(), dict[int, Block]()
+        wanted: list[tuple[int, Block, int]] = []
         for row, number in zip(rows, numbers, strict=True):
             block = blocks.get(number) or blocks.setdefault(number, self._reader.block(number))
-            place = ids[row] - block.first_id
-            crop = job.augment[row] if job.augment is not None else CENTRE
-            at = 0
-            try:
-                for at, source in enumerate(self._sources):
+            wanted.append((row, block, ids[row] - block.first_id))
+        faults: dict[int, str] = {}
+        for at, source in enumerate(self._sources):
+            members: list[Member] = []
+            for row, block, place in wanted:
+                if row not in faults:
                     key = source.members[block.choice[at][place]][1]
-                    source.decode_into(job.rows[source.name], row, block.member(at, place), key, crop)
-            except DecodeError as error:
-                self._leave_empty(job, row, f"{self._sources[at].name}: {error}")
-            else:
-                if job.cache.capacity:
-                    job.cache.put(ids[row], job.rows, row)
+                    crop = job.augment[row] if job.augment is not None else CENTRE
+                    members.append((row, block.member(at, place), key, crop))
+            for row, error in source.decode_all_into(job.rows[source.name], members).items():
+                faults[row] = f"{source.name}: {error}"
+        for row in rows:
+            if row in faults:
+                self._leave_empty(job, row, faults[row])
+            elif job.cache.capacity:
+                job.cache.put(ids[row], job.rows, row)
 
     def _leave_empty(self, job: _Job, row: int, reason: str) -> None:
         sample_id = int(job.ids[row])

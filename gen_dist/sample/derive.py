@@ -22,6 +22,7 @@ import torch
 
 from gen_dist.data.augment import CENTRE
 from gen_dist.data.block import Block, read_block
+from gen_dist.data.buffers import Rooms
 from gen_dist.data.decode import DecodeError
 from gen_dist.data.derived import NAME as DERIVED_NAME
 from gen_dist.data.derived import Derivation, differing, read_derivation
@@ -222,9 +223,10 @@ class _Maker:
         waiting = np.flatnonzero(self.source.blocks.shard == number).tolist()[::-1]
         reading: list[Future[Block]] = []
         batch: list[tuple[Block, int]] = []
+        rooms = Rooms()
         while waiting or reading:
             while waiting and len(reading) < AHEAD:
-                reading.append(self._reader.submit(read_block, self.source, waiting.pop(), self._sources))
+                reading.append(self._reader.submit(read_block, self.source, waiting.pop(), self._sources, rooms))
             block = reading.pop(0).result()
             for row in range(len(block.offset_bytes[0])):
                 batch.append((block, row))

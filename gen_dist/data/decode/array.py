@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import tokenize
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -36,6 +37,30 @@ def decode_array_into(data: Buffer, out: np.ndarray) -> None:
         out.reshape(-1).view(np.uint8).data[:] = memoryview(data)[start:]
     else:
         out[...] = np.ndarray(shape, dtype, data, start, None, order)
+
+
+def decode_arrays_into(members: Sequence[tuple[int, Buffer]], rows: np.ndarray) -> dict[int, DecodeError]:
+    """(row, bytes) each as `decode_array_into` into `rows` (B, ...), and the errors by row.
+
+    The arrays of a data set begin alike: what begins as the one before it did is copied without another look.
+    """
+    errors = {}
+    row_bytes = rows[0].nbytes
+    flat = rows.reshape(-1).view(np.uint8).data if rows.flags.c_contiguous and row_bytes else None
+    header, size_bytes = b"", 0
+    for row, data in members:
+        if flat is not None and len(data) == size_bytes and bytes(data[: len(header)]) == header:
+            flat[row * row_bytes : (row + 1) * row_bytes] = memoryview(data)[len(header) :]
+            continue
+        try:
+            decode_array_into(data, rows[row])
+        except DecodeError as error:
+            errors[row] = error
+            continue
+        known = bytes(data[: len(data) - row_bytes])
+        if _header(known)[2] == "C":
+            header, size_bytes = known, len(data)
+    return errors
 
 
 @functools.lru_cache(maxsize=256)  # the members of a data set share a handful of headers; parsing one takes 50 us

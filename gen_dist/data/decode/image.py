@@ -5,11 +5,13 @@ Shapes: H x W pixels wanted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gen_dist.data.augment import CENTRE, Crop
-from gen_dist.data.decode.errors import Buffer
-from gen_dist.data.decode.jpeg import decode_jpeg_into
+from gen_dist.data.decode.errors import Buffer, DecodeError
+from gen_dist.data.decode.jpeg import START, decode_jpeg_into, decode_plain
 from gen_dist.data.decode.pillow import open_rgb, place
 
 
@@ -22,9 +24,38 @@ def decode_image_into(data: Buffer, out: np.ndarray, *, crop: Crop = CENTRE, fas
 
     Raises: DecodeError for what is no whole image, or one of more than MAX_PIXELS.
     """
-    if out.dtype != np.uint8 or out.ndim != 3 or out.shape[2] != 3 or not out.flags.c_contiguous:
-        raise ValueError(f"out is {out.dtype} {out.shape}; wanted a C-contiguous uint8 (H, W, 3)")
-    if bytes(data[:3]) == b"\xff\xd8\xff":
+    _check(out)
+    if crop != CENTRE or decode_plain([data], [out]):
+        _decode_any(data, out, crop=crop, fast_downscale=fast_downscale)
+
+
+def decode_images_into(
+    members: Sequence[tuple[int, Buffer, Crop]], rows: np.ndarray, *, fast_downscale: bool = False
+) -> dict[int, DecodeError]:
+    """(row, bytes, crop) each as `decode_image_into` into `rows` (B, H, W, 3), and the errors by row."""
+    _check(rows[0])
+    outs = [rows[row] for row, _, _ in members]
+    whole = [place for place, (_, _, crop) in enumerate(members) if crop == CENTRE]
+    missed = decode_plain([members[place][1] for place in whole], [outs[place] for place in whole])
+    left = set(range(len(members))).difference(whole).union(whole[place] for place in missed)
+    errors = {}
+    for number in sorted(left):
+        row, data, crop = members[number]
+        try:
+            _decode_any(data, outs[number], crop=crop, fast_downscale=fast_downscale)
+        except DecodeError as error:
+            errors[row] = error
+    return errors
+
+
+def _decode_any(data: Buffer, out: np.ndarray, *, crop: Crop, fast_downscale: bool) -> None:
+    """What is no JPEG of just that size."""
+    if bytes(data[:3]) == START:
         decode_jpeg_into(data, out, crop=crop, fast_downscale=fast_downscale)
     else:
         place(open_rgb(data), out, crop=crop)
+
+
+def _check(out: np.ndarray) -> None:
+    if out.dtype != np.uint8 or out.ndim != 3 or out.shape[2] != 3 or not out.flags.c_contiguous:
+        raise ValueError(f"out is {out.dtype} {out.shape}; wanted a C-contiguous uint8 (H, W, 3)")
