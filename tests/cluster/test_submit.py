@@ -223,6 +223,7 @@ def test_ctrl_c_of_who_follows_leaves_the_job_alone(laptop: Laptop) -> None:
     assert laptop.report("stop", "sleeps-1", "--cluster", url)["state"] == "stopped"
 
 
+@pytest.mark.long  # a run more, on a cluster
 def test_one_of_two_submits_wins_and_a_run_that_has_no_room_ends_as_soon_as_it_is_stopped(laptop: Laptop) -> None:
     large = ["--set", "name=large", "--set", "cluster.cpus_per_worker=64"]
     words = ["submit", "job.toml", "--cluster", laptop.cluster.dashboard_url, *large]
