@@ -48,7 +48,7 @@ class Saver:
 
     `store`: that of the run's checkpoints. `parent`: the checkpoint that the run went on from. `keep`: what retention
     leaves. `alarm_after`: missed commits in a row after which the event `checkpoint_alarm` is sent with each further
-    one. `patience_s`: how long one save is tried; where the store fails, training waits `hold_s` for it and no longer.
+    one. `patience_s`: how long one save is tried; `hold_s`: how long while training waits for it.
 
     Events, of the leader alone and from another thread: `checkpoint`, `checkpoint_missed`, `checkpoint_alarm`,
     `checkpoint_without_snapshot`, `checkpoints_removed`, `fenced`; those that a person should see have a line
@@ -131,17 +131,21 @@ class Saver:
         self._flight = threading.Thread(target=self._fly, args=(save,), name="gen-dist-checkpoint", daemon=True)
         self._flight.start()
         if isinstance(source, Live):  # the pieces must not change meanwhile
-            self._flight.join()
+            self._hold(self._flight)
 
     def wait(self) -> None:
         """Waits for the save under way, as `save` does: after it, `is_fenced` is what `save` would go by."""
         waiting_s = time.monotonic()
         if self._flight is not None:
-            self._held_since_s = waiting_s
-            self._flight.join()
-            self._held_since_s = None
+            self._hold(self._flight)
         self._waited_s += time.monotonic() - waiting_s
         self.waited_s += time.monotonic() - waiting_s
+
+    def _hold(self, flight: threading.Thread) -> None:
+        """Training waits for the save under way, and the save knows it."""
+        self._held_since_s = time.monotonic()
+        flight.join()
+        self._held_since_s = None
 
     def flush(self, timeout_s: float) -> bool:
         """Waits for the save under way. Whether nothing is left to do and the last one succeeded.
@@ -288,16 +292,18 @@ class Saver:
     def _trying(self, step: Callable[[], T], deadline_s: float) -> T:
         """What `step` gives in the end; a store that is in trouble is asked again until the deadline.
 
-        While training waits for it that is near: the state of now is worth more than that of then.
+        While training waits for it that is `hold_s` of trouble: the state of now is worth more than that of then.
         """
-        wait_s = FIRST_WAIT_S
+        wait_s, trouble_since_s = FIRST_WAIT_S, None
         while True:
             try:
                 return step()
             except StoreError as error:
+                now_s = time.monotonic()
+                trouble_since_s = trouble_since_s or now_s
                 held_s = self._held_since_s
-                until_s = deadline_s if held_s is None else min(deadline_s, held_s + self._hold_s)
-                if time.monotonic() + wait_s > until_s:
+                until_s = deadline_s if held_s is None else max(held_s, trouble_since_s) + self._hold_s
+                if now_s + wait_s > min(until_s, deadline_s):
                     raise
                 log.warning("event=checkpoint_retry rank=%d reason='%s'", self._rank, error)
             time.sleep(wait_s)

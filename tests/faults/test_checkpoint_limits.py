@@ -81,7 +81,7 @@ def test_a_disk_that_is_really_full_costs_checkpoints_and_what_was_missed_takes_
 def _save_with_little_memory(folder: Path, told: Any, file_bytes: int) -> None:
     events = Events()
     store = LocalStore(folder)
-    savers = group(store, attempt=1, on_event=events, patience_s=300 if file_bytes < 0 else 0.6, alarm_after=1)
+    savers = group(store, attempt=1, on_event=events, hold_s=0.2, alarm_after=1)
     held = [saves.pieces(saves.state(64, scale=SCALE * 15), rank=rank, world_size=2) for rank in (0, 1)]
     used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     little = used_bytes + (60 << 20)  # threads need some; a snapshot takes 90 MB

@@ -48,7 +48,7 @@ def test_an_outage_delays_a_commit_and_training_goes_on(bucket: S3Store, proxy: 
 
 def test_an_outage_that_outlasts_patience_is_alarmed_and_survived(bucket: S3Store, proxy: FaultProxy) -> None:
     events = Events()
-    savers = group(bucket, attempt=begin_attempt(bucket), on_event=events, patience_s=0.5, alarm_after=2)
+    savers = group(bucket, attempt=begin_attempt(bucket), on_event=events, patience_s=3.0, alarm_after=2)
     commit(savers, 64)
     proxy.plan = Plan(refuse=1.0)
     for images in (128, 192):
