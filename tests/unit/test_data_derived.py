@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from gen_dist.cli.app import main
 from gen_dist.data.derived import Derivation
 from gen_dist.data.errors import DataError
 from gen_dist.data.index import find_index
@@ -382,3 +383,31 @@ def test_the_command_makes_them(model: Path, source: Path, derived: Path, tmp_pa
     wrong = subprocess.run([*command[:-1], str(source)], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "source and destination are one" in wrong.stderr
+
+
+def test_verify_reads_the_arrays_of_derived_shards(
+    source: Path, derived: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = tmp_path / "stored"
+    shutil.copytree(derived, stored)
+    lines = ['name = "x"', 'recipe = "latent_diffusion"', "[train]", "total_images = 64", "micro_batch_images = 4"]
+    lines += ["[data]", f'url = "{source}"', f'derived = "{stored}"', 'train = "train-*.tar"', "[model]"]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in settings_of(model).items()]
+    job = tmp_path / "job.toml"
+    job.write_text("\n".join(lines) + "\n")
+    words = ["data", "verify", "--job", str(job), "--json"]
+    assert main(words) == 0
+    assert not [line for line in json.loads(capsys.readouterr().out)["notes"] if ".npy" in line]
+    path = stored / "train-00001.tar"
+    path.write_bytes(path.read_bytes().replace(b"\x93NUMPY", b"\x93NUMPX"))
+    assert main(words) == 1
+    stops = json.loads(capsys.readouterr().out)["stops"]
+    assert len(stops) == 1
+    assert "are not as they were indexed" in stops[0]
+    assert main(["data", "index", str(stored), "--again"]) == 0
+    capsys.readouterr()
+    assert main(words) == 0  # a run leaves such samples out, up to a share
+    notes = [line for line in json.loads(capsys.readouterr().out)["notes"] if ".npy" in line]
+    assert len(notes) == 1
+    assert "no .npy header" in notes[0]
+    assert "times in what was read; mend the source" in notes[0]

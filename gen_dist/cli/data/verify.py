@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from gen_dist.cli.json_report import print_report
 if TYPE_CHECKING:
     from gen_dist.data.fields import Source
     from gen_dist.data.index import Index
+    from gen_dist.data.index.verify import Finding, Verification
     from gen_dist.job.spec import JobSpec
 
 
@@ -32,10 +34,11 @@ def verify(
     """Look for what a run would trip over: changed, damaged or missing shards, samples without a member.
 
     Compares the shards with their index, reads a share of their blocks (--all: every byte) and, with --job, looks for
-    the members that its recipe needs. Each finding is one line. Exit code 1: a run would end by one of them.
+    the members that its recipe needs, in its derived shards as well. Each finding is one line. Exit code 1: a run would
+    end by one of them.
     """
     from gen_dist.data.errors import DataError
-    from gen_dist.data.index.verify import Finding, Verification
+    from gen_dist.data.index.verify import Verification
     from gen_dist.job.load import load_job
 
     spec = load_job(job, []) if job else None
@@ -49,14 +52,10 @@ def verify(
         addressing if addressing != "auto" or s3 is None else s3.addressing,
     )
     chosen = patterns or ([spec.data.train, *filter(None, [spec.data.heldout])] if spec else ["*.tar"])
-    texts = _Texts(_sources(spec)) if spec else None
-    looking = Verification(store, chosen, every_byte=every_byte, check=texts)
+    values = _Values(_sources(spec)) if spec else None
+    looking = Verification(store, chosen, every_byte=every_byte, check=values)
     found: list[Finding] = []
-    for finding in looking:
-        found.append(finding)
-        _say(finding, as_json=as_json)
-    late = _fields(looking.index, spec) + (texts.lines() if texts else [])
-    for finding in (Finding(line, stops=stops) for line, stops in late):
+    for finding in chain(looking, _late(looking, spec, every_byte, values)):
         found.append(finding)
         _say(finding, as_json=as_json)
     stops = sum(finding.stops for finding in found)
@@ -79,35 +78,36 @@ def verify(
 
 
 @dataclass
-class _Texts:
-    """Counts the captions and labels of the samples that are read, by what is wrong with them."""
+class _Values:
+    """Counts the captions, labels and arrays of the samples that are read, by what is wrong with them."""
 
     sources: Sequence[Source]
     found: dict[str, tuple[int, str]] = field(default_factory=dict)
     """What is wrong -> (how often, where it was seen first)."""
 
     def __call__(self, where: str, members: Mapping[str, bytes]) -> None:
-        from gen_dist.data.decode import DecodeError, decode_caption, decode_label
+        from gen_dist.data.augment import CENTRE
+        from gen_dist.data.decode import DecodeError
 
         for source in self.sources:
             here = [(extension, key) for extension, key in source.members if extension in members]
-            if source.kind not in ("caption", "label") or not here:
+            if source.kind == "image" or not here:  # indexing looked at images
                 continue
-            (extension, key), decode = here[0], decode_caption if source.kind == "caption" else decode_label
+            extension, key = here[0]
+            row = source.empty(1)
             try:
-                fault = "an empty caption" if decode(members[extension], key) == "" else ""
+                source.decode_into(row, 0, memoryview(members[extension]), key, CENTRE)
+                fault = "an empty caption" if source.kind == "caption" and row[0] == "" else ""
             except DecodeError as error:
-                fault = str(error)
+                fault = f".{extension}: {error}" if source.kind == "array" else str(error)
             if fault:
                 count, first = self.found.get(fault, (0, where))
                 self.found[fault] = (count + 1, first)
 
-    def lines(self) -> list[tuple[str, bool]]:
+    def lines(self) -> list[str]:
         most = sorted(self.found.items(), key=lambda item: -item[1][0])[:10]
         remedy = "mend the source, and pack the shards again"
-        return [
-            (f"{first}: {fault}, {count:,} times in what was read; {remedy}", False) for fault, (count, first) in most
-        ]
+        return [f"{first}: {fault}, {count:,} times in what was read; {remedy}" for fault, (count, first) in most]
 
 
 def _sources(spec: JobSpec) -> Sequence[Source]:
@@ -117,7 +117,21 @@ def _sources(spec: JobSpec) -> Sequence[Source]:
     return sources(catalog.build(spec.recipe, spec.model).batch, spec.data)
 
 
-def _fields(index: Index | None, spec: JobSpec | None) -> list[tuple[str, bool]]:
+def _late(looking: Verification, spec: JobSpec | None, every_byte: bool, values: _Values | None) -> Iterator[Finding]:
+    """What is known once the shards were looked at: members that a job needs, its derived shards, and all values."""
+    from gen_dist.data.index.verify import Finding, Verification
+
+    missing = _fields(looking.index, spec)
+    yield from (Finding(line, stops=True) for line in missing)
+    if spec is not None and spec.data.derived and not missing:
+        s3 = spec.data.s3
+        store = store_of(spec.data.derived, s3.endpoint_url, s3.region, s3.addressing)
+        patterns = [spec.data.train, *filter(None, [spec.data.heldout])]
+        yield from Verification(store, patterns, every_byte=every_byte, check=values)
+    yield from (Finding(line) for line in (values.lines() if values else []))
+
+
+def _fields(index: Index | None, spec: JobSpec | None) -> list[str]:
     """The first sample without a member that the recipe needs, for each field; what is wrong with derived shards."""
     if index is None or spec is None:
         return []
@@ -129,11 +143,11 @@ def _fields(index: Index | None, spec: JobSpec | None) -> list[tuple[str, bool]]
     for source in _sources(spec):
         sample_id = index.first_without(source.extensions)
         if sample_id is not None:
-            lines.append((str(missing(source, index.sample(sample_id))), True))
+            lines.append(str(missing(source, index.sample(sample_id))))
     return lines
 
 
-def _derived(spec: JobSpec) -> list[tuple[str, bool]]:
+def _derived(spec: JobSpec) -> list[str]:
     """What a run would say of the job's derived shards before it starts: some of their arrays are decoded as well."""
     from gen_dist.data.errors import DataError
     from gen_dist.data.source import check_data
@@ -144,7 +158,7 @@ def _derived(spec: JobSpec) -> list[tuple[str, bool]]:
     try:
         check_data(spec.data, fields=recipe.batch, made_with=recipe.made_with())
     except (DataError, StoreError) as error:
-        return [(str(error), True)]
+        return [str(error)]
     return []
 
 
