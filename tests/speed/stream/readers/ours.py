@@ -35,11 +35,14 @@ FIELDS = {
 
 def ready(task: Task) -> Callable[[], Iterator[Batch]]:
     """`gen-dist data index` has run, and the manifest is read on the clock."""
+    s3 = S3Spec(endpoint_url=task.endpoint_url, addressing="path")
+    return prepared(task, DataSpec(url=task.url, train="*.tar", cache_bytes=0, s3=s3))
+
+
+def prepared(task: Task, spec: DataSpec) -> Callable[[], Iterator[Batch]]:
+    """What reads the shards of `spec`."""
     keep_memory()
     freeze_imports()
-    spec = DataSpec(
-        url=task.url, train="*.tar", cache_bytes=0, s3=S3Spec(endpoint_url=task.endpoint_url, addressing="path")
-    )
 
     def read() -> Iterator[Batch]:
         data = find_data(spec)
