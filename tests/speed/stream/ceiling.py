@@ -1,7 +1,7 @@
 """stream-ceiling: an epoch of JPEGs, 256 px, over the bare decoder in two threads on bytes in memory.
 
 `server`: from the server, cold, at most 1.15 is wanted. All that is not decoding counts: the start, the transfer, and
-the server itself, which runs on the same processors and takes as long as 8 to 12 % of the decoding. `folder`: the same
+the server itself, which runs on the same processors. `folder`: the same
 tars from the page cache, which is what the reader costs by itself. `ratio` is that of the worse of both.
 """
 
