@@ -216,6 +216,16 @@ def test_the_clip_judges_have_a_phase_and_a_group_and_teach_the_generator(tmp_pa
             assert not still, f"{name} reaches none of {still[:3]}"
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_clip_judges_train_in_bf16_too(single: Ranks, tmp_path: Path, stage: int) -> None:
+    """As base-64 does. What is fixed of the heads is a buffer, and no buffer may stay in fp32."""
+    folder = str(write_pair_model(tmp_path / "clip"))
+    case = _case(clip=folder, vision=folder)(precision="bf16", total_images=32, zero_stage=stage, log_every_images=16)
+    (found,) = single.run(distributed.train, case)
+    logged = {name for line in found["metrics"] for name in line if name.startswith("loss/vision/")}
+    assert logged == {"loss/vision/real", "loss/vision/fake"}
+
+
 def test_drawings_of_captions_that_clip_mixes_up_cost_more(tmp_path: Path) -> None:
     folder = str(write_pair_model(tmp_path / "clip"))
     recipe = made(clip=folder, clip_weight=1.0)
