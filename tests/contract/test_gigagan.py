@@ -18,6 +18,7 @@ from gen_dist.job.errors import JobError
 from gen_dist.job.load import load_job
 from gen_dist.job.settings import zero_max
 from gen_dist.nets.gigagan import losses
+from gen_dist.nets.gigagan.judges import NUM_FEATURES, VisionHeads
 from gen_dist.nets.gigagan.pyramid import pyramid
 from gen_dist.nets.pretrained import PretrainedError
 from gen_dist.recipes.contract import Clock, Ctx, DeriveError
@@ -215,6 +216,19 @@ def test_the_clip_judges_have_a_phase_and_a_group_and_teach_the_generator(tmp_pa
                 if parameter.grad is None
             ]
             assert not still, f"{name} reaches none of {still[:3]}"
+
+
+def test_the_heads_on_a_vision_model_read_bf16_beside_their_buffers_in_fp32() -> None:
+    """As DeepSpeed leaves them: it casts parameters and no buffers."""
+    torch.manual_seed(0)
+    heads = VisionHeads(16, 16)
+    features, caption = [torch.randn(2, 16, 2, 2) for _ in range(NUM_FEATURES)], torch.randn(2, 16)
+    wanted = heads(features, caption)
+    for parameter in heads.parameters():
+        parameter.data = parameter.data.bfloat16()
+    found = heads([feature.bfloat16() for feature in features], caption.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, rtol=0.1, atol=0.1)
 
 
 def test_drawings_of_captions_that_clip_mixes_up_cost_more(tmp_path: Path) -> None:

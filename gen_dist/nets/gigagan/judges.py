@@ -99,6 +99,7 @@ class VisionHeads(nn.Module):
         """A fixed random projection, a convolution, and a judgement that the caption modulates."""
         found = []
         for number, (feature, conv, told) in enumerate(zip(features, self.convs, self.told, strict=True)):
-            x = leaky(conv(F.conv2d(feature, self.get_buffer(f"projection_{number}"))))
+            projection = self.get_buffer(f"projection_{number}").to(feature)  # DeepSpeed leaves buffers in fp32
+            x = leaky(conv(F.conv2d(feature, projection)))
             found.append(told(x, caption_BT).mean(dim=(1, 2, 3)))
         return torch.stack(found, dim=1)
