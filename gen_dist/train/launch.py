@@ -39,7 +39,6 @@ from gen_dist.train.worker import Assignment, train_worker
 POLL_S = 0.2
 IDLE_END_S = 10.0  # for a group that has saved to end; a run that was stopped waits for no new one
 AGAIN = "run the same command again to go on from the newest checkpoint"
-AGENT_MS = "120000"  # for the agent of a local Ray to be imported; in Ray's 15 s a busy machine does not do it
 NO_LIMIT = -1  # of Ray's own counters of failures: the hub decides (gen_dist.train.deaths), and so does Capacity
 
 
@@ -95,7 +94,6 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         most = arithmetic.world_sizes(job)[-1]
         cpus = max(1, round(most * job.cluster.cpus_per_worker + 0.499))
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more; nobody takes a laptop away
-        os.environ.setdefault("RAY_agent_register_timeout_ms", AGENT_MS)
         # "local" says that a cluster which happens to stand on this machine is not meant
         try:
             with mock.patch.object(ray._private.node, "Node", LocalNode), _without_dashboard():

@@ -16,6 +16,7 @@ from tests.support.ray_cluster import StandingCluster
 pytestmark = pytest.mark.long  # a cluster, and minutes
 
 DDPM = str(cli.ROOT / "jobs" / "smoke" / "ddpm.toml")
+PATIENT = {"RAY_agent_register_timeout_ms": "300000"}  # a raylet ends where its agent takes 15 s for its imports
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingCluste
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: webdataset\nVersion: 9.9.9\n")
     path = os.pathsep.join(filter(None, [str(shim), os.environ.get("PYTHONPATH", "")]))
-    with StandingCluster(folder / "ray", num_cpus=0, dashboard=True) as found:
+    with StandingCluster(folder / "ray", num_cpus=0, env=PATIENT, dashboard=True) as found:
         found.add_node(num_cpus=1)
         found.add_node(num_cpus=1, env={"PYTHONPATH": path})
         yield found
@@ -110,7 +111,7 @@ def test_a_wrong_token_is_told_and_what_can_be_seen_from_here_as_well(tmp_path: 
 
 
 def test_a_cluster_that_anyone_may_use(tmp_path: Path) -> None:
-    with StandingCluster(tmp_path / "ray", num_cpus=1, env={"RAY_AUTH_MODE": "disabled"}) as open_to_all:
+    with StandingCluster(tmp_path / "ray", num_cpus=1, env={**PATIENT, "RAY_AUTH_MODE": "disabled"}) as open_to_all:
         keys = (f"cluster.address={open_to_all.address}", "cluster.num_workers=1")
         code, found, _ = examined(tmp_path, *keys, env={"RAY_AUTH_MODE": "disabled"})
     assert code == 1

@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).with_name("ray")
 START_S = 400.0
 END_S = 30.0
-PATIENT = {"RAY_agent_register_timeout_ms": "300000"}  # a raylet ends where its agent takes 15 s for its imports
 
 DRAIN = """
 import sys, time
@@ -64,7 +63,7 @@ class StandingCluster:
         token = folder / "token"
         token.write_text("a" * 64)
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        self._env = {**os.environ, **self.environment, **PATIENT, **(env or {})}
+        self._env = {**os.environ, **self.environment, **(env or {})}
         self._nodes: list[subprocess.Popen[bytes]] = []
         # What is submitted is unpacked there: machines that share it read what another one has half written.
         # A short path: Unix sockets lie in it.
