@@ -17,13 +17,10 @@ import pytest
 import torch
 
 from gen_dist.cli.app import main
-from gen_dist.data.derived import Derivation
 from gen_dist.data.errors import DataError
 from gen_dist.data.index import find_index
 from gen_dist.data.source import Data, check_data, find_data, open_stream
 from gen_dist.data.stream import Stream
-from gen_dist.job.errors import JobError
-from gen_dist.job.load import load_resolved
 from gen_dist.job.spec import DataSpec, MixSpec
 from gen_dist.nets.autoencoder import AutoencoderError
 from gen_dist.recipes import catalog
@@ -342,34 +339,6 @@ def test_a_destination_with_other_things_is_refused(model: Path, source: Path, t
         run(model, source, tmp_path)
     with pytest.raises(DataError, match="source and destination are one"):
         run(model, source, source)
-
-
-def test_a_description_that_nobody_wrote_is_refused() -> None:
-    whole = Derivation({"latent.npy": {"encoder": "a"}}, "txt", {"a.tar": ("s", "o")}).to_bytes()
-    assert Derivation.from_bytes(whole, where="x").shards == {"a.tar": ("s", "o")}
-    for data in (b"", b"[]", b"{}", whole.replace(b'"a"', b'"b"'), whole.replace(b"derived 1", b"derived 9")):
-        with pytest.raises(DataError, match="; run `gen-dist data derive` into another folder"):
-            Derivation.from_bytes(data, where="x")
-
-
-@pytest.mark.parametrize(
-    ("data", "line"),
-    [
-        ({"flip": True}, r"data.flip=true: what is stored in data.derived cannot be mirrored; write flip = false"),
-        ({"crop": "random"}, r"data.crop='random': what is stored .*; write crop = \"centre\""),
-        ({"aspect_buckets": True}, r"stored in data.derived has one shape; write aspect_buckets = false"),
-        ({"mix": [{"url": "/x"}]}, r"some sources have derived shards, and others none"),
-    ],
-)
-def test_a_job_that_moves_images_is_refused(data: dict[str, Any], line: str) -> None:
-    job = {
-        "name": "small",
-        "recipe": "latent_diffusion",
-        "data": {"url": "/x", "derived": "/y", **data},
-        "train": {"total_images": 64},
-    }
-    with pytest.raises(JobError, match=line):
-        load_resolved(job)
 
 
 def test_the_command_makes_them(model: Path, source: Path, derived: Path, tmp_path: Path) -> None:
