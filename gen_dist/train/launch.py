@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,6 +38,7 @@ from gen_dist.train.report import Event
 from gen_dist.train.worker import Assignment, train_worker
 
 POLL_S = 0.2
+LOCAL_STARTS, BUSY = 3, "timed out during startup"  # in what Ray says of a node whose agent was too slow
 IDLE_END_S = 10.0  # for a group that has saved to end; a run that was stopped waits for no new one
 AGAIN = "run the same command again to go on from the newest checkpoint"
 NO_LIMIT = -1  # of Ray's own counters of failures: the hub decides (gen_dist.train.deaths), and so does Capacity
@@ -94,11 +96,12 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         most = arithmetic.world_sizes(job)[-1]
         cpus = max(1, round(most * job.cluster.cpus_per_worker + 0.499))
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more; nobody takes a laptop away
+        store_bytes = ray_settings.LOCAL_STORE_BYTES
         # "local" says that a cluster which happens to stand on this machine is not meant
+        start = partial(ray.init, "local", num_cpus=cpus, include_dashboard=False, object_store_memory=store_bytes)
         try:
             with mock.patch.object(ray._private.node, "Node", LocalNode), _without_dashboard():
-                store_bytes = ray_settings.LOCAL_STORE_BYTES
-                ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=store_bytes, **quiet)
+                patiently(partial(start, **quiet))
         except Exception as error:
             raise ClusterError(
                 f"no local Ray: {_last_line(error)}; where this machine is very busy, run the same command again later"
@@ -110,6 +113,18 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def patiently(start: Callable[[], object]) -> None:
+    """Start a local Ray, again where it gave up only because the machine is busy. Raises: as `start` in the end."""
+    for tries_left in reversed(range(LOCAL_STARTS)):
+        try:
+            start()
+            return
+        except Exception as error:
+            if not tries_left or BUSY not in str(error):
+                raise
+            ray.shutdown()
 
 
 def _without_dashboard() -> contextlib.AbstractContextManager[object]:
