@@ -88,18 +88,23 @@ def test_a_machine_whose_raylet_alone_dies_leaves_no_worker_that_writes(tmp_path
         assert code == 128 + signal.SIGTERM, output
 
 
+def start_elastic(cluster: StandingCluster, folder: Path) -> cli.Running:
+    """A long run of one worker or two, which saves only when it is told to, and survives no failure."""
+    keys = {
+        "cluster__address": cluster.address,
+        "cluster__num_workers": "[1, 2]",
+        "tracking__uri": "http://127.0.0.1:1",
+        "train__total_images": 1_000_000,
+        "train__checkpoint_every_images": 900_000,  # none comes by itself
+        "train__sample_every_images": 0,
+        "run__max_failures": 0,
+    }
+    return cli.Running("train", DCGAN, *settings(**keys), cwd=folder, env=cluster.environment)
+
+
 def test_a_run_grows_with_its_cluster_from_a_checkpoint_of_the_moment_and_shrinks_with_it(tmp_path: Path) -> None:
     with StandingCluster(tmp_path / "cluster", num_cpus=1, env=ray_settings.NODES) as cluster:
-        keys = {
-            "cluster__address": cluster.address,
-            "cluster__num_workers": "[1, 2]",
-            "tracking__uri": "http://127.0.0.1:1",
-            "train__total_images": 1_000_000,
-            "train__checkpoint_every_images": 900_000,  # none comes by itself
-            "train__sample_every_images": 0,
-            "run__max_failures": 0,
-        }
-        running = cli.Running("train", DCGAN, *settings(**keys), cwd=tmp_path, env=cluster.environment)
+        running = start_elastic(cluster, tmp_path)
         log = tmp_path / RUN / "wal"
         running.wait_for_images(log, 160)
         other = cluster.add_node(num_cpus=1)
@@ -131,16 +136,7 @@ def test_a_machine_that_is_told_to_end_has_a_checkpoint_written_first_and_counts
     """As a spot machine whose `ray start --block` gets SIGTERM: Ray gives it a while, and then ends what runs there."""
     with StandingCluster(tmp_path / "cluster", num_cpus=1, env=ray_settings.NODES) as cluster:
         other = cluster.add_node(num_cpus=1, env={"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": f"{2 * GRACE_S:g}"})
-        keys = {
-            "cluster__address": cluster.address,
-            "cluster__num_workers": "[1, 2]",
-            "tracking__uri": "http://127.0.0.1:1",
-            "train__total_images": 1_000_000,
-            "train__checkpoint_every_images": 900_000,  # none comes by itself
-            "train__sample_every_images": 0,
-            "run__max_failures": 0,
-        }
-        running = cli.Running("train", DCGAN, *settings(**keys), cwd=tmp_path, env=cluster.environment)
+        running = start_elastic(cluster, tmp_path)
         log = tmp_path / RUN / "wal"
         running.wait_for_images(log, 160)
         told_s = time.time()
