@@ -166,6 +166,22 @@ def test_derived_shards_that_a_run_would_refuse_stop_it_here(
     assert "no derived.json: no derived shards; make them with `gen-dist data derive MODEL" in stops[0]
 
 
+def test_every_source_of_a_mixture_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    with tarfile.open(mixed / "more-0.tar", "w") as tar:
+        add(tar, "good.jpg", jpeg())
+        add(tar, "good.txt", b"words")
+        add(tar, "bare.jpg", jpeg())
+    assert main(["data", "index", str(mixed)]) == 0
+    job = tmp_path / "job.toml"
+    job.write_text(f'{JOB.read_text()}\n[[data.mix]]\nurl = "{mixed}"\ntrain = "more-*.tar"\n')
+    _, stops, _ = verified(capsys, "--job", str(job))
+    assert ["more-0.tar: sample 'bare': no member .txt" in line for line in stops] == [True]
+    assert main(["data", "verify", "--job", str(job)]) == 1
+    assert "verified   1,913 samples" in capsys.readouterr().out
+
+
 def test_nothing_to_verify_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["data", "verify"]) == 2
     assert "neither URL nor --job; name one of them" in capsys.readouterr().err

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,14 +12,18 @@ from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, store_
 from gen_dist.cli.json_report import print_report
 
 if TYPE_CHECKING:
-    from gen_dist.data.fields import Source
     from gen_dist.data.index import Index
-    from gen_dist.data.index.verify import Finding, Verification
-    from gen_dist.job.spec import JobSpec
+    from gen_dist.data.index.verify import Finding
+    from gen_dist.data.values import Values
+    from gen_dist.job.spec import DataSpec
+    from gen_dist.recipes.contract import Recipe
+    from gen_dist.store import Store
 
 
 def verify(
-    url: Annotated[str, typer.Argument(metavar="[URL]", help="Folder or s3://bucket/prefix; else that of --job.")] = "",
+    url: Annotated[
+        str, typer.Argument(metavar="[URL]", help="Folder or s3://bucket/prefix; else those of --job.")
+    ] = "",
     patterns: Annotated[
         list[str], typer.Option("--pattern", metavar="GLOB", help="Shard names below URL, *.tar; repeatable.")
     ] = [],  # noqa: B006
@@ -34,134 +37,132 @@ def verify(
     """Look for what a run would trip over: changed, damaged or missing shards, samples without a member.
 
     Compares the shards with their index, reads a share of their blocks (--all: every byte) and, with --job, looks for
-    the members that its recipe needs, in its derived shards as well. Each finding is one line. Exit code 1: a run would
-    end by one of them.
+    the members that its recipe needs, in all its sources and their derived shards. Each finding is one line. Exit code
+    1: a run would end by one of them.
     """
     from gen_dist.data.errors import DataError
-    from gen_dist.data.index.verify import Verification
     from gen_dist.job.load import load_job
+    from gen_dist.recipes import catalog
 
     spec = load_job(job, []) if job else None
     if not url and spec is None:
         raise DataError("gen-dist data verify: neither URL nor --job", remedy="name one of them")
     s3 = spec.data.s3 if spec else None
-    store = store_of(
-        url or (spec.data.url if spec else ""),
+    reach = (
         endpoint_url or (s3.endpoint_url if s3 else ""),
         region or (s3.region if s3 else ""),
         addressing if addressing != "auto" or s3 is None else s3.addressing,
     )
-    chosen = patterns or ([spec.data.train, *filter(None, [spec.data.heldout])] if spec else ["*.tar"])
-    values = _Values(_sources(spec)) if spec else None
-    looking = Verification(store, chosen, every_byte=every_byte, check=values)
-    found: list[Finding] = []
-    for finding in chain(looking, _late(looking, spec, every_byte, values)):
-        found.append(finding)
-        _say(finding, as_json=as_json)
-    stops = sum(finding.stops for finding in found)
-    num_samples = len(looking.index) if looking.index else 0
-    if as_json:
-        facts = {
-            "url": store.url,
-            "num_shards": looking.num_shards,
-            "num_samples": num_samples,
-            "num_checked_blocks": looking.num_checked_blocks,
-            "stops": [finding.line for finding in found if finding.stops],
-            "notes": [finding.line for finding in found if not finding.stops],
-        }
-        print_report(facts)
+    looking = _Looking(every_byte)
+    if spec is None:
+        findings = looking.at(store_of(url, *reach), patterns or ["*.tar"])
     else:
-        end = f"{stops:,} would stop a run" if stops else "nothing would stop a run"
-        print(f"verified   {num_samples:,} samples of {looking.num_shards:,} shards: {end}")
-    if stops:
+        data = spec.data.model_copy(update={"url": url, "mix": []} if url else {})
+        findings = _job(looking, data, catalog.build(spec.recipe, spec.model), patterns, reach)
+    for finding in findings:
+        looking.found.append(finding)
+        if not as_json:
+            print(f"{'stops' if finding.stops else 'note':<10} {finding.line}", flush=True)
+    if as_json:
+        print_report(looking.facts())
+    else:
+        end = f"{looking.stops:,} would stop a run" if looking.stops else "nothing would stop a run"
+        print(f"verified   {looking.num_samples:,} samples of {looking.num_shards:,} shards: {end}")
+    if looking.stops:
         raise typer.Exit(1)
 
 
 @dataclass
-class _Values:
-    """Counts the captions, labels and arrays of the samples that are read, by what is wrong with them."""
+class _Looking:
+    """Verifies one place after another, and adds up what it saw."""
 
-    sources: Sequence[Source]
-    found: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """What is wrong -> (how often, where it was seen first)."""
+    every_byte: bool
+    url: str = ""
+    """Of the first place."""
+    num_shards: int = 0
+    num_samples: int = 0
+    num_checked_blocks: int = 0
+    found: list[Finding] = field(default_factory=list)
+    indices: list[Index] = field(default_factory=list)
 
-    def __call__(self, where: str, members: Mapping[str, bytes]) -> None:
-        from gen_dist.data.augment import CENTRE
-        from gen_dist.data.decode import DecodeError
+    def at(self, store: Store, patterns: Sequence[str], *, check: Values | None = None) -> Iterator[Finding]:
+        """The findings of one place."""
+        from gen_dist.data.index.verify import Verification
 
-        for source in self.sources:
-            here = [(extension, key) for extension, key in source.members if extension in members]
-            if source.kind == "image" or not here:  # indexing looked at images
-                continue
-            extension, key = here[0]
-            row = source.empty(1)
-            try:
-                source.decode_into(row, 0, memoryview(members[extension]), key, CENTRE)
-                fault = "an empty caption" if source.kind == "caption" and row[0] == "" else ""
-            except DecodeError as error:
-                fault = f".{extension}: {error}" if source.kind == "array" else str(error)
-            if fault:
-                count, first = self.found.get(fault, (0, where))
-                self.found[fault] = (count + 1, first)
+        looking = Verification(store, patterns, every_byte=self.every_byte, check=check)
+        yield from looking
+        self.url = self.url or store.url
+        self.num_shards += looking.num_shards
+        self.num_checked_blocks += looking.num_checked_blocks
+        if looking.index is not None:
+            self.indices.append(looking.index)
+            self.num_samples += len(looking.index)
 
-    def lines(self) -> list[str]:
-        most = sorted(self.found.items(), key=lambda item: -item[1][0])[:10]
-        remedy = "mend the source, and pack the shards again"
-        return [f"{first}: {fault}, {count:,} times in what was read; {remedy}" for fault, (count, first) in most]
+    @property
+    def stops(self) -> int:
+        """Findings that would stop a run."""
+        return sum(finding.stops for finding in self.found)
+
+    def facts(self) -> Mapping[str, object]:
+        return {
+            "url": self.url,
+            "num_shards": self.num_shards,
+            "num_samples": self.num_samples,
+            "num_checked_blocks": self.num_checked_blocks,
+            "stops": [finding.line for finding in self.found if finding.stops],
+            "notes": [finding.line for finding in self.found if not finding.stops],
+        }
 
 
-def _sources(spec: JobSpec) -> Sequence[Source]:
+def _job(
+    looking: _Looking, data: DataSpec, recipe: Recipe, patterns: Sequence[str], reach: tuple[str, str, str]
+) -> Iterator[Finding]:
+    """All that a job reads: its sources, the members that its recipe needs, its derived shards, and all values."""
     from gen_dist.data.fields import sources
-    from gen_dist.recipes import catalog
+    from gen_dist.data.index.verify import Finding
+    from gen_dist.data.values import Values
 
-    return sources(catalog.build(spec.recipe, spec.model).batch, spec.data)
+    train = [data.train, *filter(None, [data.heldout])]
+    places = [(data.url, data.derived, train), *((mix.url, mix.derived, [mix.train]) for mix in data.mix)]
+    read = sources(recipe.batch, data)
+    values = Values(read, remedy="mend the source, and pack the shards again")
+    arrays = Values(read, remedy="run `gen-dist data derive` into another folder, and name that in the job")
+    for url, _, own in places:
+        yield from looking.at(store_of(url, *reach), patterns or own, check=values)
+    if not any(derived for _, derived, _ in places):
+        refused = _without_members(looking.indices, recipe, data)
+    else:
+        refused = _derived(recipe, data) if len(looking.indices) == len(places) else []
+    yield from (Finding(line, stops=True) for line in refused)
+    samples = looking.num_samples
+    for _, derived, own in places if not refused else []:
+        if derived:
+            yield from looking.at(store_of(derived, *reach), patterns or own, check=arrays)
+    looking.num_samples = samples  # those of derived shards are the same ones
+    yield from (Finding(line) for line in (*values.lines(), *arrays.lines()))
 
 
-def _late(looking: Verification, spec: JobSpec | None, every_byte: bool, values: _Values | None) -> Iterator[Finding]:
-    """What is known once the shards were looked at: members that a job needs, its derived shards, and all values."""
-    from gen_dist.data.index.verify import Finding, Verification
+def _without_members(indices: Sequence[Index], recipe: Recipe, data: DataSpec) -> list[str]:
+    """The first sample of each source without a member that the recipe needs, for each field."""
+    from gen_dist.data.fields import missing, sources
 
-    missing = _fields(looking.index, spec)
-    yield from (Finding(line, stops=True) for line in missing)
-    if spec is not None and spec.data.derived and not missing:
-        s3 = spec.data.s3
-        store = store_of(spec.data.derived, s3.endpoint_url, s3.region, s3.addressing)
-        patterns = [spec.data.train, *filter(None, [spec.data.heldout])]
-        yield from Verification(store, patterns, every_byte=every_byte, check=values)
-    yield from (Finding(line) for line in (values.lines() if values else []))
-
-
-def _fields(index: Index | None, spec: JobSpec | None) -> list[str]:
-    """The first sample without a member that the recipe needs, for each field; what is wrong with derived shards."""
-    if index is None or spec is None:
-        return []
-    from gen_dist.data.fields import missing
-
-    if spec.data.derived:
-        return _derived(spec)
     lines = []
-    for source in _sources(spec):
-        sample_id = index.first_without(source.extensions)
-        if sample_id is not None:
-            lines.append(str(missing(source, index.sample(sample_id))))
+    for index in indices:
+        for source in sources(recipe.batch, data):
+            sample_id = index.first_without(source.extensions)
+            if sample_id is not None:
+                lines.append(str(missing(source, index.sample(sample_id))))
     return lines
 
 
-def _derived(spec: JobSpec) -> list[str]:
+def _derived(recipe: Recipe, data: DataSpec) -> list[str]:
     """What a run would say of the job's derived shards before it starts: some of their arrays are decoded as well."""
     from gen_dist.data.errors import DataError
     from gen_dist.data.source import check_data
-    from gen_dist.recipes import catalog
     from gen_dist.store import StoreError
 
-    recipe = catalog.build(spec.recipe, spec.model)
     try:
-        check_data(spec.data, fields=recipe.batch, made_with=recipe.made_with())
+        check_data(data, fields=recipe.batch, made_with=recipe.made_with())
     except (DataError, StoreError) as error:
         return [str(error)]
     return []
-
-
-def _say(finding: Any, *, as_json: bool) -> None:
-    if not as_json:
-        print(f"{'stops' if finding.stops else 'note':<10} {finding.line}", flush=True)
