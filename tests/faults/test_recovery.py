@@ -35,44 +35,46 @@ def ours(driver: int) -> list[psutil.Process]:
 
 
 def test_a_group_that_hangs_saves_the_stacks_of_all_its_ranks_and_starts_anew(tmp_path: Path) -> None:
-    """T7: a busy loop, a thread that holds the GIL, a stopped process; each in one group of one run."""
+    """T7: a busy loop, a thread that holds the GIL, a mismatched collective, a stopped process; each in one group."""
     env = with_faults(
         tmp_path / "faults",
         {"kind": "loop", "images": 400, "rank": 1},
         {"kind": "hold_gil", "images": 1040, "rank": 0},
+        {"kind": "mismatch", "images": 1680, "rank": 1},
     )
     keys = {"run__hang_after_s": 8, "run__max_failures": 9, **LONG}
     running = cli.Running("train", DCGAN, *settings(**keys), cwd=tmp_path, env=env)
     log = tmp_path / RUN / "wal"
-    wait_for(lambda: len(starts(log)) == 3, "start after the second hang", running=running)
-    wait_for(lambda: learned(log, group=3, images=320), "steps of the third group", running=running)
+    wait_for(lambda: len(starts(log)) == 4, "start after the third hang", running=running)
+    wait_for(lambda: learned(log, group=4, images=320), "steps of the fourth group", running=running)
     stopped_s = time.time()
     os.kill(running.workers()[1], signal.SIGSTOP)
-    wait_for(lambda: len(starts(log)) == 4, "start after the third hang", running=running)
+    wait_for(lambda: len(starts(log)) == 5, "start after the fourth hang", running=running)
     running.signal(signal.SIGTERM)
     code, output = running.end()
     assert code == 128 + signal.SIGTERM, output
 
     hangs = events(log, "hang")
-    assert [hang["attempt"] for hang in hangs] == [1, 2, 3]
-    assert hangs[2]["silent"] in ([0], [1])
-    assert hangs[2]["at_s"] - stopped_s < 8 + 3 * 5 + 15, "the limit, three steps and some of a busy machine"
+    assert [hang["attempt"] for hang in hangs] == [1, 2, 3, 4]
+    assert hangs[3]["silent"] in ([0], [1])
+    assert hangs[3]["at_s"] - stopped_s < 8 + 3 * 5 + 15, "the limit, three steps and some of a busy machine"
     stacks = {
         (attempt, rank): path.read_text()
-        for attempt in (1, 2, 3)
+        for attempt in (1, 2, 3, 4)
         for rank in (0, 1)
         if (path := tmp_path / RUN / "hang" / f"attempt-{attempt:06d}" / f"rank{rank:05d}.txt").exists()
     }
     saved = {place for place, text in stacks.items() if "most recent call first" in text}
-    silent = hangs[2]["silent"][0]
-    assert saved >= {(1, 0), (1, 1), (2, 0), (2, 1), (3, 1 - silent)}
+    silent = hangs[3]["silent"][0]
+    assert saved >= {(1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1), (4, 1 - silent)}
     assert "_act" in stacks[1, 1], "where rank 1 loops"
     assert "_act" in stacks[2, 0], "where rank 0 holds the GIL"
+    assert "all_gather" in stacks[3, 1], "where rank 1 calls what nobody answers"
     assert "all_reduce" in stacks[1, 0] or "backward" in stacks[1, 0], "where the other waits"
     deaths = events(log, "death")
-    assert [death["attempt"] for death in deaths] == [1, 2, 3]
+    assert [death["attempt"] for death in deaths] == [1, 2, 3, 4]
     assert all("hung" in death["why"] for death in deaths)
-    assert output.count("\nhang ") == output.count("\nrestart ") == 3, output
+    assert output.count("\nhang ") == output.count("\nrestart ") == 4, output
 
 
 def gcs_address(driver: int) -> str:

@@ -2,8 +2,9 @@
 
 GEN_DIST_TEST_FAULTS holds a JSON list of faults, each {"kind", "images", "rank", "times", "folder"}: before the step at
 or after `images` on `rank`, at most `times` times over all processes, which count in `folder`. Kinds: `kill` (SIGKILL),
-`raise`, `loop` (busy for ever), `hold_gil` (no other thread runs again), `nan` (the losses of the step are no numbers),
-`clock` (the clock on the wall jumps an hour back). It changes `Loop._learn` when that module is imported.
+`raise`, `loop` (busy for ever), `hold_gil` (no other thread runs again), `mismatch` (a collective that no other rank
+calls), `nan` (the losses of the step are no numbers), `clock` (the clock on the wall jumps an hour back). It changes
+`Loop._learn` when that module is imported.
 """
 
 from __future__ import annotations
@@ -78,6 +79,10 @@ def _act(kind: str, loop: Any) -> None:
             pass
     elif kind == "hold_gil":
         ctypes.PyDLL(None).sleep(10_000)
+    elif kind == "mismatch":
+        import torch
+
+        torch.distributed.all_gather([torch.zeros(3) for _ in range(loop.team.world_size)], torch.zeros(3))
     elif kind == "nan":
         _spoil(loop)
     elif kind == "clock":
