@@ -19,6 +19,7 @@ from gen_dist.train.engines import Engines
 from gen_dist.train.guard import Guard
 from gen_dist.train.hub import SupersededError
 from gen_dist.train.ledger import Ledger
+from gen_dist.train.meters import Meters
 from gen_dist.train.recovery import warn_with
 from gen_dist.train.report import Report
 from gen_dist.train.watchdog import Unwatched, Watchdog
@@ -45,12 +46,14 @@ class Committer:
         team: Team,
         report: Report,
         guard: Guard | None = None,
+        meters: Meters | None = None,
         watchdog: Watchdog | Unwatched | None = None,
     ) -> None:
         self._url, self._attempt = store.url, attempt
         self._job, self._recipe, self._engines, self._averages = job, recipe, engines, averages
         self._frozen, self._data_digest = frozen, data_digest
         self._ledger, self._team, self._report = ledger, team, report
+        self._meters = meters or Meters(team, images=0)
         self._guard, self._watchdog = guard or Guard(job.train.nonfinite), watchdog or Unwatched()
         self._spent: dict[int, dict[str, float]] = {}  # by images: what the state of that checkpoint had cost
         self._warn = warn_with(report)
@@ -71,7 +74,7 @@ class Committer:
 
         Raises: SupersededError, on all workers together, where a newer worker group has taken over.
         """
-        stream = {**self._ledger.commit(now), "guard": self._guard.state()}
+        stream = {**self._ledger.commit(now), "guard": self._guard.state(), "losses": self._meters.state()}
         self._spent[now.images] = self._watchdog.spent()
         facts: dict[str, Any] = {}
         if self._team.leads:

@@ -59,6 +59,7 @@ class Loop:
         commit: Callable[[Clock, Mapping[str, float]], None],
         notices: Callable[[], Notice] = Notice,
         guard: Guard | None = None,
+        meters: Meters | None = None,
         watchdog: Watchdog | Unwatched | None = None,
     ) -> None:
         self.job, self.recipe, self.engines, self.averages = job, recipe, engines, averages
@@ -69,7 +70,7 @@ class Loop:
         self._watchdog = watchdog or Unwatched()
         self._frozen = studio.frozen
         self._losses: dict[str, list[tuple[str, Mapping[str, Tensor]]]] = {}  # by group, of the step to come
-        self._meters = Meters(team.mean, device=team.device, images=clock.images)
+        self._meters = meters or Meters(team, images=clock.images)
         self._wired: set[str] = set()  # phases whose first loss was looked at
 
     def run(self) -> Clock:

@@ -106,6 +106,7 @@ def build_loop(
     from gen_dist.train.guard import Guard
     from gen_dist.train.ledger import Ledger
     from gen_dist.train.loop import Loop
+    from gen_dist.train.meters import Meters
     from gen_dist.train.studio import Studio
 
     store = checkpoint_store(job)
@@ -122,7 +123,8 @@ def build_loop(
     facts = {**begun, "passed_over_images": ledger.shift, "spent": watchdog.spent(), **_sizes(parts["engines"])}
     report("start", images=clock.images, **facts)
     common: dict[str, Any] = {**parts, "ledger": ledger, "team": team, "report": report}
-    common |= {"guard": guard, "watchdog": watchdog}
+    meters = Meters(team, images=clock.images, kept=kept.get("losses"))
+    common |= {"guard": guard, "meters": meters, "watchdog": watchdog}
     commit = Committer(
         store,
         resume.attempt,

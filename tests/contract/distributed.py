@@ -38,6 +38,7 @@ def train(case: Case) -> dict[str, Any]:
     from gen_dist.train.ledger import Ledger
     from gen_dist.train.loop import Loop
     from gen_dist.train.masters import whole_weights
+    from gen_dist.train.meters import Meters
     from gen_dist.train.studio import Studio
 
     team = Team(device)
@@ -46,11 +47,12 @@ def train(case: Case) -> dict[str, Any]:
     averages = Averages(
         engines, half_life_images=job.train.ema_half_life_images, batch_images=job.train.global_batch_images
     )
-    clock = Clock(images=0, step=0)
+    clock, kept = Clock(images=0, step=0), {}
     if case.resume is not None:
         checkpoint = open_checkpoint(open_store(str(case.resume.parent)), case.resume.name)
         check_fits(checkpoint, job=job, frozen={}, data_digest=DIGEST)
         clock = state.restore(checkpoint, recipe=recipe, engines=engines, averages=averages)
+        kept = checkpoint.manifest.facts["stream"]["losses"]
     metrics: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     warnings: list[str] = []
@@ -65,7 +67,8 @@ def train(case: Case) -> dict[str, Any]:
 
     data = stream(job, recipe)
     ledger = Ledger(data.order.plan, team=team, max_bad_share=1.0)
-    parts = {"job": job, "recipe": recipe, "team": team, "report": report}
+    meters = Meters(team, images=clock.images, kept=kept)
+    parts = {"job": job, "recipe": recipe, "team": team, "report": report, "meters": meters}
     commit = None
     if case.folder is not None:
         store = open_store(str(case.folder))
@@ -78,7 +81,7 @@ def train(case: Case) -> dict[str, Any]:
         averages=averages,
         ledger=ledger,
         feed=Feed(data, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=device),
-        studio=Studio(**parts, frozen={}, train=data, heldout=data, folder=Path(tempfile.mkdtemp())),
+        studio=Studio(job, recipe=recipe, team=team, report=report, frozen={}, train=data, heldout=data, folder=Path(tempfile.mkdtemp())),
         clock=clock,
         commit=commit or (lambda now, scores: None),
     ).run()

@@ -43,9 +43,9 @@ def first_and_last(folder: Path) -> tuple[Checkpoint, Checkpoint]:
 
 
 def losses(result: dict[str, Any]) -> list[dict[str, float]]:
-    """What was logged, but for the first line after a resume, whose stretch began before it."""
+    """What was logged; the first line after a resume is of a stretch that began before it."""
     lines = [{name: value for name, value in line.items() if name.startswith("loss/")} for line in result["metrics"]]
-    return [line for line in lines if line][1:]
+    return [line for line in lines if line]
 
 
 RESUMED = [
