@@ -25,6 +25,8 @@ from gen_dist.store import Store, StoreError
 log = logging.getLogger(__name__)
 
 PATIENCE_S, HOLD_S = 300.0, 10.0
+SLOWEST_BYTES_S = 500e3  # of one worker: a store that takes in less is as good as none
+LOOK_S = 1.0
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 15.0
 
@@ -39,6 +41,7 @@ class _Save:
     facts: dict[str, Any]
     source: Source
     began_s: float
+    deadline_s: float
     snapshot_s: float
     waited_s: float
 
@@ -48,7 +51,9 @@ class Saver:
 
     `store`: that of the run's checkpoints. `parent`: the checkpoint that the run went on from. `keep`: what retention
     leaves. `alarm_after`: missed commits in a row after which the event `checkpoint_alarm` is sent with each further
-    one. `patience_s`: how long one save is tried; `hold_s`: how long while training waits for it.
+    one. `patience_s`: how long a store may be in trouble within one save; `hold_s`: how long while training waits for
+    it. A store that is slow and well has that and the time that the bytes take at 0.5 MB/s. `on_wait` is called about
+    once a second while training waits for a save that may still come about.
 
     Events, of the leader alone and from another thread: `checkpoint`, `checkpoint_missed`, `checkpoint_alarm`,
     `checkpoint_without_snapshot`, `checkpoints_removed`, `fenced`; those that a person should see have a line
@@ -69,15 +74,17 @@ class Saver:
         hold_s: float = HOLD_S,
         max_file_bytes: int = MAX_FILE_BYTES,
         on_event: Notify = silent,
+        on_wait: Callable[[], object] = lambda: None,
         at: Callable[[str], object] = lambda stage: None,
     ) -> None:
         self._store, self._attempt, self._rank, self._world_size = store, attempt, rank, world_size
         self._keep, self._alarm_after = keep, alarm_after
         self._patience_s, self._hold_s = patience_s, hold_s
-        self._on_event, self._at = on_event, at
+        self._on_event, self._on_wait, self._at = on_event, on_wait, at
         self._place: dict[str, int] = {"rank": rank, "max_file_bytes": max_file_bytes}
         self._snapshot = Snapshot(**self._place)
         self._flight: threading.Thread | None = None
+        self._deadline_s = 0.0  # of the save under way
         self._fenced: FencedError | None = None
         self._last_images = -1
         self._succeeded = True
@@ -117,6 +124,8 @@ class Saver:
         self.snapshot_s += snapshot_s
         self.num_saves += 1
         self._last_images, self._succeeded = images, False
+        size_bytes = sum(file.size_bytes for file in source.layout.files)
+        self._deadline_s = began_s + self._patience_s + size_bytes / SLOWEST_BYTES_S
         save = _Save(
             name=Name(images, self._attempt),
             number=self.num_saves,
@@ -124,6 +133,7 @@ class Saver:
             facts=kept,
             source=source,
             began_s=began_s,
+            deadline_s=self._deadline_s,
             snapshot_s=snapshot_s,
             waited_s=self._waited_s,
         )
@@ -144,16 +154,23 @@ class Saver:
     def _hold(self, flight: threading.Thread) -> None:
         """Training waits for the save under way, and the save knows it."""
         self._held_since_s = time.monotonic()
-        flight.join()
+        self._join(flight, until_s=float("inf"))
         self._held_since_s = None
 
-    def flush(self, timeout_s: float) -> bool:
-        """Waits for the save under way. Whether nothing is left to do and the last one succeeded.
+    def _join(self, flight: threading.Thread, *, until_s: float) -> None:
+        while flight.is_alive() and time.monotonic() < until_s:
+            flight.join(min(LOOK_S, max(0.0, until_s - time.monotonic())))
+            if time.monotonic() < self._deadline_s:
+                self._on_wait()
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Waits for the save under way, None: as long as one may take. Whether nothing is left and it succeeded.
 
         On the leader that is its commit, on the others that their files are written.
         """
         if self._flight is not None:
-            self._flight.join(timeout_s)
+            until_s = self._deadline_s + self._patience_s if timeout_s is None else time.monotonic() + timeout_s
+            self._join(self._flight, until_s=until_s)
             if self._flight.is_alive():
                 return False
         return self._succeeded and self._fenced is None
@@ -182,13 +199,12 @@ class Saver:
     def _fly(self, save: _Save) -> None:
         """All that happens beside the training. Never raises."""
         try:
-            deadline_s = save.began_s + self._patience_s
-            self._trying(lambda: check_not_fenced(self._store, self._attempt), deadline_s)
+            self._trying(lambda: check_not_fenced(self._store, self._attempt), save.deadline_s)
             if self.missed_in_a_row:
                 self._clear(save.name.images - 1)  # again: by now no slow worker writes to those any more
-            self._write(save, deadline_s)
+            self._write(save)
             if self._rank == 0:
-                self._commit(save, deadline_s)
+                self._commit(save)
             self._succeeded = True
         except FencedError as error:
             self._fenced = error
@@ -199,16 +215,16 @@ class Saver:
             log.exception("event=checkpoint_failed name=%s", save.name)
             self._miss(save, f"{type(error).__name__}: {error}")
 
-    def _write(self, save: _Save, deadline_s: float) -> None:
+    def _write(self, save: _Save) -> None:
         files = FileWriter(self._store, save.name, save.source)
         try:
-            part = self._trying(lambda: files.write(self._at), deadline_s)
+            part = self._trying(lambda: files.write(self._at), save.deadline_s)
         except StoreError as error:
             self._give_up(save, str(error))
             raise
         self._at("done")
         done = Done(self._rank, save.number, part).to_bytes()
-        self._trying(lambda: self._store.write(save.name.done(self._rank), done), deadline_s)
+        self._trying(lambda: self._store.write(save.name.done(self._rank), done), save.deadline_s)
 
     def _give_up(self, save: _Save, why: str) -> None:
         """Tells the leader, so that it does not wait for us."""
@@ -220,7 +236,7 @@ class Saver:
             except StoreError:
                 log.warning("event=checkpoint_failed rank=%d name=%s reason='%s'", self._rank, save.name, why)
 
-    def _commit(self, save: _Save, deadline_s: float) -> None:
+    def _commit(self, save: _Save) -> None:
         commit = Commit(
             self._store,
             save.name,
@@ -236,7 +252,7 @@ class Saver:
                 self._unsure.add(save.name)
             self._at(stage)
 
-        manifest, sha256 = self._trying(lambda: commit.run(at, deadline_s=deadline_s), deadline_s)
+        manifest, sha256 = self._trying(lambda: commit.run(at, deadline_s=save.deadline_s), save.deadline_s)
         self._unsure.discard(save.name)
         self.missed_in_a_row = 0
         self.committed = str(save.name)
@@ -290,7 +306,7 @@ class Saver:
                 log.warning("event=checkpoint_cleaning_failed attempt=%d reason='%s'", self._attempt, error)
 
     def _trying(self, step: Callable[[], T], deadline_s: float) -> T:
-        """What `step` gives in the end; a store that is in trouble is asked again until the deadline.
+        """What `step` gives in the end; a store is asked again through `patience_s` of trouble.
 
         While training waits for it that is `hold_s` of trouble: the state of now is worth more than that of then.
         """
@@ -302,7 +318,9 @@ class Saver:
                 now_s = time.monotonic()
                 trouble_since_s = trouble_since_s or now_s
                 held_s = self._held_since_s
-                until_s = deadline_s if held_s is None else max(held_s, trouble_since_s) + self._hold_s
+                until_s = trouble_since_s + self._patience_s
+                if held_s is not None:
+                    until_s = max(held_s, trouble_since_s) + self._hold_s
                 if now_s + wait_s > min(until_s, deadline_s):
                     raise
                 log.warning("event=checkpoint_retry rank=%d reason='%s'", self._rank, error)

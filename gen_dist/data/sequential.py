@@ -42,6 +42,11 @@ class Unindexed:
     shards: list[ObjectInfo]
 
     @property
+    def stores(self) -> list[Store]:
+        """Each of those that samples come from."""
+        return [self.store]
+
+    @property
     def num_bytes(self) -> int:
         return sum(shard.size_bytes for shard in self.shards)
 

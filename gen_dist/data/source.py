@@ -51,6 +51,11 @@ class Data:
             return own
         return f"{own}:" + ":".join(f"{weight:g}" for weight in self.weights)
 
+    @property
+    def stores(self) -> list[Store]:
+        """Each of those that samples come from."""
+        return self.index.stores
+
     def __len__(self) -> int:
         return len(self.index)
 

@@ -132,6 +132,10 @@ class Store(Protocol):
         """
         ...
 
+    def be_patient(self) -> None:
+        """From now on waits out minutes of trouble, as a run must, where a person would rather hear of it at once."""
+        ...
+
     def enforces_conditions(self) -> bool:
         """Whether two conditional writes at the same time exclude each other here; found out by writing something."""
         ...

@@ -110,6 +110,9 @@ class CachedStore:
     def sweep(self, pattern: str) -> int:
         return self._store.sweep(pattern)
 
+    def be_patient(self) -> None:
+        self._store.be_patient()
+
     def enforces_conditions(self) -> bool:
         return self._store.enforces_conditions()
 

@@ -149,6 +149,9 @@ class LocalStore:
                 raise self._error(part.relative_to(self._folder).as_posix(), error) from error
         return num_bytes
 
+    def be_patient(self) -> None:
+        """A folder waits as its file system does."""
+
     def enforces_conditions(self) -> bool:
         return True
 

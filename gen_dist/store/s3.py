@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 
 from gen_dist.store.base import ObjectInfo, StoreError, checked_name, literal_head, open_ranged, sorted_matches
 from gen_dist.store.s3_connection import S3Connection
-from gen_dist.store.s3_faults import Keys, Retries
+from gen_dist.store.s3_faults import PATIENT, Keys, Retries
 from gen_dist.store.s3_read import BODY_PIECE_BYTES, ObjectStream, Reception, version_of
 from gen_dist.store.s3_write import enforces_conditions, put, put_file, put_stream
 from gen_dist.store.stats import StoreStats
@@ -102,6 +102,9 @@ class S3Store:
 
     def sweep(self, pattern: str) -> int:
         return 0
+
+    def be_patient(self) -> None:
+        self._connection.retries = PATIENT
 
     def enforces_conditions(self) -> bool:
         return enforces_conditions(self._connection)

@@ -9,6 +9,7 @@ receiving 8 MB. Range and If-Match are no part of the signature. The connections
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -31,8 +32,11 @@ NUM_CONNECTIONS = 16
 SIGNED_FOR_S = 3600
 SIGN_AGAIN_S = 600.0  # well before that, and before the keys of a role that is renewed have run out
 MAX_SIGNED = 1 << 16
+SAID_AT = 6  # tries in a row without progress, some seconds, before the log hears of it
 LOADER = botocore.loaders.create_loader()  # reading the description of S3 anew is most of what a client costs
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class S3Connection:
@@ -123,6 +127,8 @@ class S3Connection:
                     kind = MissingError if is_missing(error) else NoBucketError if no_bucket(error) else StoreError
                     raise kind(f"{what}: {reason} ({tries}); {remedy}", url=url, num_attempts=num_tries) from error
                 self.stats.add(num_retries=1)
+                if attempt == SAID_AT:
+                    log.warning("event=store_waits what='%s' reason='%s'", what, reason)
                 time.sleep(self.retries.wait_s(attempt))
 
     def _connected(self) -> Any:

@@ -68,6 +68,10 @@ class Retries:
         return random.SystemRandom().uniform(bound_s / 2, bound_s)
 
 
+PATIENT = Retries(num_attempts=42)
+"""Four to six minutes: as long as a server of objects, or a network, takes to be replaced."""
+
+
 def refused(status: int, body: bytes) -> ClientError:
     """The error that boto3 would have made of an answer to a GET."""
     found = {name: re.search(rf"<{name}>([^<]*)</{name}>".encode(), body[:4096]) for name in ("Code", "Message")}

@@ -24,8 +24,6 @@ from gen_dist.train.recovery import warn_with
 from gen_dist.train.report import Report
 from gen_dist.train.watchdog import Unwatched, Watchdog
 
-FINISH_S = 330.0  # longer than a save is tried
-
 
 class Committer:
     """Every worker has one and calls it at the same points of the run."""
@@ -65,6 +63,7 @@ class Committer:
             parent=parent,
             keep=retention(job.run),
             on_event=self._heard,
+            on_wait=lambda: self._watchdog.enter("checkpoint"),  # a slow store is no hang
         )
 
     def __call__(self, now: Clock, scores: Mapping[str, float]) -> None:
@@ -101,11 +100,11 @@ class Committer:
         try:
             yield
         except GenDistError:
-            self._saver.flush(FINISH_S)  # not together: the others may not be here
+            self._saver.flush()  # not together: the others may not be here
             raise
         self.finish()
 
-    def finish(self, timeout_s: float = FINISH_S) -> None:
+    def finish(self, timeout_s: float | None = None) -> None:
         """Wait until the last checkpoint is committed. Collective. Raises: CheckpointError where it never will be."""
         written = self._saver.flush(timeout_s)
         self._check_fenced()

@@ -77,6 +77,7 @@ class Hub:
         self._heard_s = time.monotonic()
         self._hang: Hang | None = None
         self._hang_s, self._hang_attempt = 0.0, 0
+        self._ended = 0  # number of the newest group that is known to have ended, or to be about to
         self._dying: tuple[Mapping[int, Ended], float] | None = None  # how workers ended, and when that was heard
 
     def is_superseded(self, attempt: int) -> bool:
@@ -117,6 +118,7 @@ class Hub:
 
     def resizing(self) -> None:
         """Ray is about to end the group and start a larger or smaller one."""
+        self._ended = self._attempts.number
         if not self._attempts.over:
             self._attempts.close(now_s=time.monotonic())
             facts = {"attempt": self._attempts.number, "images": self._attempts.images}
@@ -170,7 +172,7 @@ class Hub:
 
     def mourn(self, ended: Mapping[int, Ended]) -> None:
         """Workers ended by themselves, as the controller saw it: by rank, how. Judged once it is known why."""
-        self._dying = (ended, time.monotonic())
+        self._dying, self._ended = (ended, time.monotonic()), self._attempts.number
 
     def pulse(self, pulse: Pulse) -> Order:
         """A worker lives. Returns what it is to do."""
@@ -180,12 +182,15 @@ class Hub:
         deaf_s, self._heard_s = now_s - self._heard_s, now_s
         if deaf_s > DEAF_S:  # it was the hub that stood still: nobody is silent for that
             self._pulses = {rank: (seen, at_s + deaf_s) for rank, (seen, at_s) in self._pulses.items()}
-        if self._hang is not None and pulse.attempt != self._hang_attempt:  # the next group is coming up
+        known = self._pulses.get(pulse.rank)
+        replaced = known is not None and (known[0].node, known[0].pid) != (pulse.node, pulse.pid)
+        if replaced or (self._hang is not None and pulse.attempt != self._hang_attempt):  # the next group is coming up
             self._hang = None
             self._pulses.clear()
         self._pulses[pulse.rank] = (pulse, now_s)
         if self._hang is None:
-            self._hang = hang(self._pulses, now_s=now_s, silent_after_s=self._silent_after_s)
+            under_way = {rank: held for rank, held in self._pulses.items() if not 0 < held[0].attempt <= self._ended}
+            self._hang = hang(under_way, now_s=now_s, silent_after_s=self._silent_after_s)
             if self._hang is None:
                 return Order()
             self._hang_s, self._hang_attempt = now_s, pulse.attempt

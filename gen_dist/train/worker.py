@@ -78,7 +78,7 @@ def _train(assignment: Assignment, job: JobSpec, member: Member) -> None:
     report: Report = silent
     if team.leads:
         report = Reporter(assignment.run_folder / WAL, assignment.hub.put.remote)
-    resume = member.enter(team, recovery.begin(checkpoint_store(job), team=team, report=report))
+    resume = member.enter(team, recovery.begin(_patient_store(job), team=team, report=report))
     if resume is None:
         return
     with build_loop(assignment, job, team=team, report=report, resume=resume, watchdog=member.watchdog) as loop:
@@ -109,10 +109,9 @@ def build_loop(
     from gen_dist.train.meters import Meters
     from gen_dist.train.studio import Studio
 
-    store = checkpoint_store(job)
     parts, frozen = _build(job, team)
     recipe, digests = parts["recipe"], recovery.led(team, lambda: state.frozen_digests(frozen))
-    where = _pick_up(assignment, store, resume, team=team, report=report, frozen=digests, **parts)
+    where = _pick_up(assignment, _patient_store(job), resume, team=team, report=report, frozen=digests, **parts)
     clock, plan, kept, found = where.clock, where.plan, where.stream, where.found
     ledger = Ledger(plan, team=team, max_bad_share=job.data.max_bad_share, folder=assignment.run_folder, state=kept)
     guard = Guard(job.train.nonfinite, divergence=job.train.divergence, state=kept.get("guard"))
@@ -126,7 +125,7 @@ def build_loop(
     meters = Meters(team, images=clock.images, kept=kept.get("losses"))
     common |= {"guard": guard, "meters": meters, "watchdog": watchdog}
     commit = Committer(
-        store,
+        checkpoint_store(job),  # the Saver knows better how long it may wait
         resume.attempt,
         **common,
         parent=found.name if found else None,
@@ -221,6 +220,13 @@ def _opened(
         yield train, heldout
 
 
+def _patient_store(job: JobSpec) -> Store:
+    """That of the checkpoints, for the start of a group: nothing is lost while it waits."""
+    store = checkpoint_store(job)
+    store.be_patient()
+    return store
+
+
 def _notices(assignment: Assignment, team: Team) -> Notices:
     from gen_dist.train.notices import Notices
 
@@ -233,6 +239,8 @@ def _open(
     job: JobSpec, recipe: Recipe, data: Data | Unindexed, plan: Plan | None, **share: int
 ) -> Stream | SequentialStream:
     """`share`: this worker's part of shards without an index, see `SequentialStream`."""
+    for store in data.stores:
+        store.be_patient()
     if isinstance(data, Unindexed):
         return SequentialStream(data, fields=recipe.batch, spec=job.data, seed=job.seed, **share)
     return open_stream(job.data, fields=recipe.batch, seed=job.seed, data=data, plan=plan)

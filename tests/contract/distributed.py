@@ -81,7 +81,16 @@ def train(case: Case) -> dict[str, Any]:
         averages=averages,
         ledger=ledger,
         feed=Feed(data, recipe, clock, ledger, job=job, rank=team.rank, world_size=team.size, device=device),
-        studio=Studio(job, recipe=recipe, team=team, report=report, frozen={}, train=data, heldout=data, folder=Path(tempfile.mkdtemp())),
+        studio=Studio(
+            job,
+            recipe=recipe,
+            team=team,
+            report=report,
+            frozen={},
+            train=data,
+            heldout=data,
+            folder=Path(tempfile.mkdtemp()),
+        ),
         clock=clock,
         commit=commit or (lambda now, scores: None),
     ).run()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+
+import pytest
 
 from gen_dist.checkpoint import begin_attempt, candidates, open_checkpoint
 from gen_dist.store.s3 import S3Store
@@ -75,6 +78,27 @@ def test_a_save_that_fails_gives_way_to_the_next_one(bucket: S3Store, proxy: Fau
     proxy.plan = CALM
     assert all(saver.flush(300) for saver in savers)  # nobody waits for training now: tried to its end
     assert [open_checkpoint(bucket, name).manifest.images for name in candidates(bucket)] == [256, 64]
+    check_whole(newest(bucket))
+
+
+def test_a_store_that_is_slow_and_well_has_longer_than_one_in_trouble(
+    bucket: S3Store, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gen_dist.checkpoint.saver.SLOWEST_BYTES_S", 100.0)
+    monkeypatch.setattr("gen_dist.checkpoint.saver.LOOK_S", 0.1)
+    waited: list[float] = []
+    savers = group(bucket, attempt=begin_attempt(bucket), patience_s=1.0, on_wait=lambda: waited.append(0.0))
+    files = itertools.count()
+
+    def wait(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith(".safetensors") and next(files) == 0:
+            time.sleep(2.5)  # the other worker has long written its files
+
+    proxy.before_request = wait
+    saves.save(savers, 64)
+    savers[0].wait()
+    assert len(waited) > 5, "the watchdog hears that the store is slow"
+    assert all(saver.flush(300) for saver in savers)
     check_whole(newest(bucket))
 
 

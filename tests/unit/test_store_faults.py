@@ -16,7 +16,7 @@ import webdataset
 from gen_dist.store import StoreError
 from gen_dist.store import gopen as safe_gopen
 from gen_dist.store.s3 import Keys, Retries, S3Store
-from gen_dist.store.s3_faults import explain, refused
+from gen_dist.store.s3_faults import PATIENT, explain, refused
 from tests.support.fault_proxy import FaultProxy, Plan, run_fault_proxy
 from tests.support.gateway import Gateway, run_gateway
 
@@ -152,6 +152,27 @@ def test_a_conditional_write_whose_answer_is_lost_is_no_conflict(proxy: FaultPro
         first = store.write(f"x{number}", b"one", if_version="")
         assert store.write(f"x{number}", b"second", if_version=first.version).size_bytes == 6
     assert proxy.counts["lose"] > 2
+
+
+def test_a_patient_store_waits_out_what_a_person_would_be_told_of(
+    proxy: FaultProxy, store: S3Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gen_dist.store.s3.PATIENT", Retries(PATIENT.num_attempts, first_wait_s=0.001))
+    info = store.write("x", DATA)
+    down = iter(range(30))
+
+    def refuse(method: str, path: str) -> None:
+        if next(down, None) is not None:
+            raise ConnectionAbortedError("as planned")
+
+    proxy.before_request = refuse
+    with pytest.raises(StoreError, match=r"\(12 attempts\)"):
+        store.read("x", version=info.version)
+    store.be_patient()
+    assert store.read("x", version=info.version) == DATA
+    assert "store_waits" in caplog.text
+    waits_s = [PATIENT.wait_s(attempt) for attempt in range(1, PATIENT.num_attempts)]
+    assert 180 < sum(waits_s) < 400
 
 
 def test_a_store_that_stays_down_is_one_line_with_object_range_and_attempts(proxy: FaultProxy, store: S3Store) -> None:

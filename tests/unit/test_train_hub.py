@@ -23,8 +23,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def pulse(rank: int, attempt: int, *, for_s: float = 1.0, saved: bool = False) -> Pulse:
-    return Pulse(attempt, rank, "step", for_s, 60.0, node="one-node", pid=100 + rank, saved=saved)
+def pulse(rank: int, attempt: int, *, for_s: float = 1.0, saved: bool = False, pid: int = 100) -> Pulse:
+    """Of a process whose id is `pid` and its rank."""
+    return Pulse(attempt, rank, "step", for_s, 60.0, node="one-node", pid=pid + rank, saved=saved)
 
 
 def kinds(hub: Hub) -> list[str]:
@@ -70,6 +71,38 @@ def test_a_stopped_worker_is_ended_by_its_neighbours_after_its_timer_had_time_to
     assert hub.pulse(pulse(0, attempt, for_s=66.0, saved=True)) == Order(save=True, end=True, kill=(101,))
     (event,) = [event for event in hub.news().events if event["kind"] == "hang"]
     assert (event["rank"], event["silent"]) == (1, [1])
+
+
+def test_a_group_that_hangs_before_it_has_entered_makes_way_for_the_next_one(clock: SimpleNamespace) -> None:
+    hub = Hub(silent_after_s=60.0)
+    hub.pulse(pulse(0, 0))
+    hub.pulse(pulse(1, 0))
+    for _ in range(61):
+        clock.s += 1.0
+        order = hub.pulse(pulse(0, 0))
+    assert order == Order(save=True), "rank 1 is silent"
+    clock.s += SAVING_S
+    assert hub.pulse(pulse(0, 0, saved=True)).end
+    hub.mourn({0: KILLED, 1: KILLED})
+    for rank in (0, 1):
+        assert hub.pulse(pulse(rank, 0, pid=200)) == Order(), "other processes: the verdict was not about them"
+
+
+@pytest.mark.parametrize("ends", ["resize", "death"])
+def test_nobody_of_a_group_that_has_ended_counts_as_silent_in_the_next_one(clock: SimpleNamespace, ends: str) -> None:
+    """Which may be smaller, and slow to come up."""
+    hub = Hub(silent_after_s=60.0)
+    attempt = entered(hub)
+    hub.pulse(pulse(0, attempt))
+    hub.pulse(pulse(1, attempt))
+    if ends == "resize":
+        hub.resizing()
+    else:
+        hub.mourn({1: KILLED})
+    hub.pulse(pulse(1, attempt))  # ended a little later
+    for second in range(100):
+        clock.s += 1.0
+        assert hub.pulse(pulse(0, 0, pid=200)) == Order(), second
 
 
 def test_a_hub_that_stood_still_takes_nobody_for_silent(clock: SimpleNamespace) -> None:

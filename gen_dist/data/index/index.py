@@ -104,11 +104,15 @@ class Index:
         other.derived = derived
         return other
 
+    @property
+    def stores(self) -> list[Store]:
+        """Each of those that its bytes come from."""
+        held = self._stores if self.derived is None else [*self._stores, *self.derived._stores]
+        return list({id(store): store for store in held}.values())
+
     def store_counts(self) -> dict[str, int]:
         """What its stores did so far in this process, see `StoreStats`."""
-        held = self._stores if self.derived is None else [*self._stores, *self.derived._stores]
-        stores = {id(store): store for store in held}
-        counts = [store.stats.counts() for store in stores.values()]
+        counts = [store.stats.counts() for store in self.stores]
         return {name: sum(count[name] for count in counts) for name in counts[0]}
 
     def locate(self, sample_id: int) -> tuple[int, int]:
