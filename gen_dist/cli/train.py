@@ -44,6 +44,10 @@ def run(job: JobSpec, *, command: str, as_json: bool, fresh: bool = False) -> di
         "draw": _draw(job, published) if published else None,
         "goodput": outcome.goodput.line(),
         "goodput_s": {cause: round(value, 2) for cause, value in outcome.goodput.seconds().items()},
+        "goodput_s_by_attempt": {
+            str(number): {cause: round(value, 2) for cause, value in spent.items()}
+            for number, spent in outcome.goodput.by_attempt().items()
+        },
         "mlflow_run": outcome.mlflow_run,
         "wal_lag_rows": outcome.wal_lag_rows,
         "mlflow_page": _mlflow_page(job, outcome.mlflow_run),

@@ -95,6 +95,8 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         gauges.hear(event, goodput=goodput.metrics, wal_lag_rows=tracker.wal_lag_rows)
         if event["kind"] in ("checkpoint", "end"):
             tracker.measured(int(event["images"]), goodput.metrics())
+        for number, seconds in goodput.of_ended(event).items():  # one point each: the tracker takes the first
+            tracker.measured(number, seconds)
         watch(event)
         if event["kind"] == "checkpoint":
             copies.ask()

@@ -14,6 +14,8 @@ CAUSES = ("training", "data_wait", "checkpoint", "samples", "start_up", "restart
 """`start_up`: until the first worker group of a driver trains; `restart`: likewise for those that replace one;
 `lost_work`: what was learned and not kept; `idle`: no driver, or no room for the workers."""
 CAUSE_OF_SECTION = {"step": "training", "data": "data_wait", "checkpoint": "checkpoint", "samples": "samples"}
+ENDS = ("launch", "death", "rollback", "resize", "end")
+"""Events after which no group is under way; a driver that was killed is found to be at the next launch."""
 Seconds = dict[str, float]
 
 
@@ -80,6 +82,18 @@ class Goodput:
         whole = sum(seconds.values())
         metrics = {f"goodput/{cause}_s": value for cause, value in seconds.items()}
         return {**metrics, "goodput/share": seconds["training"] / whole if whole else 0.0}
+
+    def of_ended(self, event: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+        """For the tracker, by number: what the seconds were of each worker group that has ended by this event.
+
+        A later group may yet have to learn again what one of them left, and then some of its seconds were lost.
+        """
+        if event.get("kind") not in ENDS:
+            return {}
+        return {
+            number: {f"goodput_of_attempt/{cause}_s": value for cause, value in seconds.items()}
+            for number, seconds in self.by_attempt().items()
+        }
 
     def line(self) -> str:
         """For a person: the share of training, and where the rest went."""

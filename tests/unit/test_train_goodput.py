@@ -71,6 +71,18 @@ def test_it_can_be_told_at_any_moment() -> None:
         assert sum(seconds.values()) <= 183.0 + 1e-6
 
 
+def test_what_an_attempt_did_with_its_time_is_told_once_it_has_ended() -> None:
+    goodput, told = Goodput(), []
+    for event in RUN:
+        goodput.hear(event)
+        told += [(event["kind"], number, of) for number, of in goodput.of_ended(event).items()]
+    kinds = [(kind, number) for kind, number, _ in told]
+    assert kinds[:1] == [("death", 1)]
+    assert ("end", 2) in kinds
+    assert told[0][2]["goodput_of_attempt/lost_work_s"] == 25.0
+    assert sum(told[-1][2].values()) == pytest.approx(sum(goodput.by_attempt()[2].values()))
+
+
 def test_it_is_made_again_from_the_log() -> None:
     assert Goodput.of(RUN).seconds() == hear(RUN).seconds()
     assert sum(Goodput.of([]).seconds().values()) == 0.0
