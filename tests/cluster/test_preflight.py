@@ -164,8 +164,14 @@ def test_room_for_workers_is_counted_machine_by_machine(gateway: Gateway) -> Non
     ("keys", "parts"),
     [
         ({"run__checkpoints": "s3://no-such-bucket/runs"}, ["NoSuchBucket", "correct run.checkpoints"]),
-        ({"data__url": "s3://no-such-bucket/data"}, ["NoSuchBucket", "correct data.url"]),
-        ({"data__train": "test-*.tar"}, ["no shard matches 'test-*.tar'", "correct the pattern"]),
+        pytest.param(
+            {"data__url": "s3://no-such-bucket/data"}, ["NoSuchBucket", "correct data.url"], marks=pytest.mark.long
+        ),
+        pytest.param(
+            {"data__train": "test-*.tar"},
+            ["no shard matches 'test-*.tar'", "correct the pattern"],
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_run_whose_places_are_not_there_ends_before_ray_starts(

@@ -157,6 +157,7 @@ checkpoint_every_images = 48
 """
 
 
+@pytest.mark.long  # the same faults without a run's processes: test_stream_faults.py
 def test_a_run_on_a_rough_network_that_shrinks_is_proved_and_names_what_it_could_not_read(
     gateway: Gateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

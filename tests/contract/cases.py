@@ -30,6 +30,10 @@ TOYS = {
 RECIPES = [*catalog.RECIPES, "one_group"]
 HEIRS = ("gigagan_upsampler",)
 """Recipes that train by the phases of another: what takes whole trainings of them is in the long suite."""
+QUICK = ("dcgan", "one_group")
+"""Recipes that train in a second or two: every case of theirs is in the default suite. Of the others that is the
+highest ZeRO stage, where most can go wrong, and the rest is in the long suite."""
+HIGHEST_STAGE = 3
 CHECKPOINT_IMAGES = 112  # 7 of 20 steps: in the middle of what recipes do every few steps
 BF16_IMAGES = 192  # 12 steps, of every group
 EPS = 1e-2
@@ -54,9 +58,18 @@ class Case:
     """Checkpoint to go on from."""
 
 
-def trained(*recipes: str) -> list[Any]:
-    """These recipes as cases of a test that trains each."""
-    return [pytest.param(recipe, marks=[pytest.mark.long] if recipe in HEIRS else []) for recipe in recipes]
+def in_suite(recipe: str, stage: int) -> bool:
+    """Whether the default suite trains this recipe with all groups at this stage, or as near to it as they may go."""
+    return recipe in QUICK or (recipe not in HEIRS and stage == HIGHEST_STAGE)
+
+
+def trained_at(*recipes: str) -> list[Any]:
+    """(recipe, stage): these recipes at every ZeRO stage as cases of a test that trains each."""
+    return [
+        pytest.param(recipe, stage, marks=[] if in_suite(recipe, stage) else [pytest.mark.long])
+        for recipe in recipes
+        for stage in range(HIGHEST_STAGE + 1)
+    ]
 
 
 @cache

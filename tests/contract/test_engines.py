@@ -15,23 +15,26 @@ import numpy as np
 import pytest
 
 from tests.contract import plain
-from tests.contract.cases import BF16_IMAGES, EPS, HEIRS, RECIPES, level_stages, small_case, stages_of, trained
+from tests.contract.cases import (
+    BF16_IMAGES,
+    EPS,
+    HIGHEST_STAGE,
+    QUICK,
+    RECIPES,
+    in_suite,
+    level_stages,
+    small_case,
+    stages_of,
+    trained_at,
+)
 from tests.contract.conftest import Trained, Trainings
 
 FP32 = 1e-5
 BF16 = 2e-2  # a number in bf16 has 8 bits, half a unit is 2e-3 of it: so much is lost at each sum of the backward pass
 
 
-def _is_level(recipe: str, stages: dict[str, int]) -> bool:
-    """Whether all groups are at one stage, or as near to it as they may go."""
-    return stages in [level_stages(recipe, stage) for stage in range(4)]
-
-
-EVERY_PAIR = "dcgan"  # the recipe whose every combination is in the default suite; of the others, the rest is long
-
-
 def _is_short(recipe: str, stages: dict[str, int]) -> bool:
-    return recipe == EVERY_PAIR or (recipe not in HEIRS and _is_level(recipe, stages))
+    return recipe in QUICK or (stages == level_stages(recipe, HIGHEST_STAGE) and in_suite(recipe, HIGHEST_STAGE))
 
 
 COMBINATIONS = [
@@ -93,8 +96,7 @@ def test_the_recipes_own_optimizer_is_the_one_that_steps(trainings: Trainings, r
     assert_equal_to(reference(recipe, eps=None), trained, FP32)
 
 
-@pytest.mark.parametrize("stage", range(4))
-@pytest.mark.parametrize("recipe", trained(*RECIPES))
+@pytest.mark.parametrize(("recipe", "stage"), trained_at(*RECIPES))
 def test_bf16_moves_all_weights_together_as_plain_bf16(trainings: Trainings, recipe: str, stage: int) -> None:
     changes = {"precision": "bf16", "total_images": BF16_IMAGES}
     wanted = reference(recipe, **changes)

@@ -14,7 +14,7 @@ from gen_dist.plan.states import States, group_states
 from gen_dist.plan.trace import Model
 from gen_dist.recipes import catalog
 from tests.contract import plan_truth
-from tests.contract.cases import level_stages, smoke_job, trained, with_train
+from tests.contract.cases import level_stages, smoke_job, trained_at, with_train
 from tests.support.ranks import Ranks
 
 STATES_TOLERANCE, ACTIVATIONS_TOLERANCE = 0.02, 0.15
@@ -50,8 +50,7 @@ def planned(job: JobSpec) -> tuple[Model, dict[str, States]]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("stage", range(4))
-@pytest.mark.parametrize("recipe", trained(*catalog.RECIPES))
+@pytest.mark.parametrize(("recipe", "stage"), trained_at(*catalog.RECIPES))
 def test_planned_model_states_are_those_that_deepspeed_allocates(
     pair: Ranks, recipe: str, stage: int, precision: str
 ) -> None:

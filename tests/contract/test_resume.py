@@ -51,7 +51,7 @@ def losses(result: dict[str, Any]) -> list[dict[str, float]]:
 RESUMED = [
     *((recipe, 1, "fp32") for recipe in RECIPES if recipe not in HEIRS),
     *(pytest.param(recipe, 1, "fp32", marks=pytest.mark.long) for recipe in HEIRS),
-    ("latent_diffusion", 3, "fp32"),
+    pytest.param("latent_diffusion", 3, "fp32", marks=pytest.mark.long),
     *((recipe, stage, "fp32") for recipe in ("dcgan", "one_group") for stage in (0, 2, 3)),
     *((recipe, stage, "bf16") for recipe in ("dcgan", "one_group") for stage in range(4)),
 ]

@@ -57,7 +57,10 @@ def test_every_benchmark_is_listed() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "unit"),
-    [(["stream-vs-peers", "--only", "webdataset"], "ms_per_image"), (["stream-resume", "--only", "undecoded"], "s")],
+    [
+        (["stream-vs-peers", "--only", "webdataset"], "ms_per_image"),
+        pytest.param(["stream-resume", "--only", "undecoded"], "s", marks=pytest.mark.long),
+    ],
 )
 def test_the_stream_is_measured_from_a_real_server(arguments: list[str], unit: str, scratch: Path) -> None:
     done = speed(*arguments, "--json", "--tiny", scratch=scratch)
@@ -67,7 +70,7 @@ def test_the_stream_is_measured_from_a_real_server(arguments: list[str], unit: s
     assert list(found["cases"]) == arguments[-1:]
 
 
-@pytest.mark.parametrize("name", ["checkpoint-blocking", "resume"])
+@pytest.mark.parametrize("name", ["checkpoint-blocking", pytest.param("resume", marks=pytest.mark.long)])
 def test_a_checkpoint_is_measured_against_deepspeeds_own(name: str, scratch: Path) -> None:
     done = speed(name, "--json", "--tiny", "--only", "zero-1", scratch=scratch)
     assert done.returncode == 0, done.stderr

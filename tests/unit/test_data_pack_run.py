@@ -217,7 +217,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_ctrl_c_ends_a_pack_soon_and_says_how_to_go_on(source: Path, tmp_path: Path) -> None:
-    words = [str(PROGRAM), "data", "pack", str(source), "out", "--shard-mb", str(SHARD_MB), "--size", "1400"]
+    words = [str(PROGRAM), "data", "pack", str(source), "out", "--shard-mb", str(SHARD_MB), "--size", "700"]
     words += ["--upscale", "--workers", "2"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
