@@ -11,8 +11,8 @@ from tests.speed.stream.bed import run_bed
 from tests.speed.stream.shards import Shards
 from tests.speed.stream.turns import Side, chosen, per_sample, sizes, take_turns
 
-SHARDS = Shards("latents", num_shards=24, shard_samples=512)
-NUM_ROUNDS = 5
+SHARDS = Shards("latents", num_shards=48, shard_samples=512)
+NUM_ROUNDS = 3
 CASES = {"webdataset": Side("webdataset", num_workers=2)}
 
 
