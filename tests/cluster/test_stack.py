@@ -245,9 +245,11 @@ def test_what_it_kept_is_there_again_after_down_and_up() -> None:
     with run_stack("--workers", "0") as stack:
         s3(stack).put_object(Bucket="gen-dist", Key="note", Body=b"kept")
         pids = [below for pid in stack.pids().values() for below in [pid, *descendants(pid)]]
+        running = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
         secrets = stack.secrets()
         assert stack.call("down").returncode == 0
-        assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+        _, left = psutil.wait_procs(running, timeout=60)  # the last were killed just now
+        assert left == []
         assert stack.call("status").returncode == 1
         stack.up()
         assert stack.secrets() == secrets
