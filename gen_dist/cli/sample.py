@@ -32,7 +32,10 @@ def run(
         raise OutputError(f"-o {out}: there is no folder {path.parent}; make it, or write elsewhere")
     from gen_dist.registry.find import find_model
 
-    sources = [find_model(name, tracking_uri=tracking_uri) for name in (model, upsampler) if name]
+    def warn(text: str) -> None:
+        print(f"warning    {text}", file=sys.stderr)
+
+    sources = [find_model(name, tracking_uri=tracking_uri, passed_over=warn) for name in (model, upsampler) if name]
     import torch
 
     from gen_dist.sample.chain import Chain
