@@ -152,7 +152,8 @@ def checkpoints(
 ) -> None:
     """List the checkpoints of a run, check them, export the newest, or remove those that need not be kept.
 
-    What a registered model pins stays. Exit code 1: --verify found damage.
+    What a registered model pins stays. Nothing is removed while one that would stay is damaged. Exit code
+    1: --verify found damage.
     """
     from gen_dist.cli.checkpoints import run as look
 
