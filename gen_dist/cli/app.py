@@ -264,17 +264,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         lines, exit_code = _usage(error), error.exit_code
     except Exception as error:
-        from gen_dist.job.errors import GenDistError
-
-        if "--debug" in typed or not isinstance(error, GenDistError):
+        found = _mendable(error)
+        if "--debug" in typed or not found:
             raise
-        lines, exit_code = error.lines, 2
+        lines, exit_code = found, 2
     lines = [str(without_secrets(line)) for line in lines]  # of a terminal too: it may be that of a CI, which keeps all
     if "--json" in typed:
         print_report({"error": lines})
     else:
         print("\n".join(lines), file=sys.stderr)
     return exit_code
+
+
+def _mendable(error: Exception) -> list[str]:
+    """What a person can do something about, on lines of its own; empty where it is a fault of the program.
+
+    A file that the system refuses is such a thing wherever it is met: no right to it, no room, another kind of file.
+    """
+    from gen_dist.job.errors import GenDistError
+
+    if isinstance(error, GenDistError):
+        return error.lines
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return [f"{os.fsdecode(error.filename)}: {error.strerror}; --debug shows what wanted it"]
+    return []
 
 
 def _usage(error: typer.TyperException) -> list[str]:

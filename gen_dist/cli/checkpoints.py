@@ -119,6 +119,8 @@ def _must_be_whole(store: Store, *, but: Collection[str]) -> None:
 
 def _export(store: Store, folder: Path) -> list[str]:
     """The drawing weights of the newest checkpoint, for other libraries; the files written."""
+    from safetensors import SafetensorError
+
     from gen_dist.checkpoint import candidates, export_safetensors, open_checkpoint
 
     if folder.exists():
@@ -128,7 +130,10 @@ def _export(store: Store, folder: Path) -> list[str]:
         raise PlaceError(f"{store.url}: no committed checkpoint to export; wait for the first one")
     checkpoint = open_checkpoint(store, found[0])
     checkpoint.verify()
-    return [str(path) for path in export_safetensors(checkpoint, folder)]
+    try:
+        return [str(path) for path in export_safetensors(checkpoint, folder)]
+    except (OSError, SafetensorError) as error:
+        raise PlaceError(f"--export {folder}: {getattr(error, 'strerror', None) or error}; write elsewhere") from None
 
 
 def _verify(store: Store) -> dict[str, str]:

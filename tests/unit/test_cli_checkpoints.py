@@ -113,6 +113,13 @@ def test_the_newest_is_exported_for_other_libraries(run: Path, capsys: pytest.Ca
     assert "exists already; name a new folder" in capsys.readouterr().err
 
 
+def test_an_export_that_cannot_be_written_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "file").touch()
+    assert main(["checkpoints", str(run), "--export", str(run / "file" / "x")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"--export {run / 'file' / 'x'}: Not a directory; write elsewhere"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
