@@ -60,7 +60,7 @@ def check(job: JobFile, overrides: Overrides = [], as_json: Json = False) -> Non
     from gen_dist.job.load import load_job
     from gen_dist.job.report import report, text
 
-    spec = load_job(job, overrides)
+    spec = load_job(job, overrides, looks_at_models=True)
     if as_json:
         print_report(without_secrets(report(spec, file=job)))
     else:
@@ -101,7 +101,7 @@ def train(
     again = typed("gen-dist", ["train", job, *(word for override in overrides for word in ("--set", override))])
     # that of a submitted job is for the laptop that it came from
     again = os.environ.get("GENDIST_RESUME", str(without_secrets(again)))
-    facts = run(load_job(job, overrides), command=again, as_json=as_json, fresh=fresh)
+    facts = run(load_job(job, overrides, looks_at_models=True), command=again, as_json=as_json, fresh=fresh)
     if as_json:
         print_report(facts)
     if facts["signal"]:
