@@ -9,7 +9,7 @@ from gen_dist.checkpoint.history import candidates
 from gen_dist.checkpoint.inventory import Entry, inventory
 from gen_dist.checkpoint.keep import Keep, Removal, prune
 from gen_dist.checkpoint.manifest import Manifest
-from gen_dist.checkpoint.model import export_safetensors, read_model, read_recipe
+from gen_dist.checkpoint.model import export_safetensors, read_model, read_recipe, verify_model
 from gen_dist.checkpoint.names import MANIFEST, Name
 from gen_dist.checkpoint.piece import Piece
 from gen_dist.checkpoint.pins import pin, pinned, unpin
@@ -42,4 +42,5 @@ __all__ = [
     "read_model",
     "read_recipe",
     "unpin",
+    "verify_model",
 ]

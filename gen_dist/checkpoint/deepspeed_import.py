@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -85,11 +86,13 @@ def import_deepspeed(
     expected: Mapping[str, Mapping[str, tuple[int, ...]]],
     images: int,
     facts: Mapping[str, Any],
+    recipe_state: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> str:
     """Writes the first checkpoint of a run from what its groups' engines held; its name.
 
     `expected`: group -> name and shape of each of its parameters. `images`: that the model has learned from. `facts`:
-    of the checkpoint, to which the groups' steps are added. Raises: CheckpointError, StoreError.
+    of the checkpoint, to which the groups' steps are added. `recipe_state`: what the recipe keeps beside its networks,
+    which DeepSpeed's checkpoints know nothing of. Raises: CheckpointError, StoreError.
     """
     if candidates(store):
         raise CheckpointError(f"{store.url}: holds checkpoints already; import into a run with another name")
@@ -103,6 +106,7 @@ def import_deepspeed(
         for section, tensors in imported.sections.items()
         for name, value in tensors.items()
     ]
+    pieces += [Piece(f"recipe/{key}", tuple(value.shape), 0, value.flatten()) for key, value in recipe_state.items()]
     steps = {group: imported.steps for group, imported in groups.items()}
     trouble: list[str] = []
 

@@ -27,6 +27,11 @@ def drawing_keys(checkpoint: Checkpoint) -> dict[str, str]:
     }  # a later section replaces an earlier one
 
 
+def verify_model(checkpoint: Checkpoint) -> None:
+    """Holds the files of what drawing reads against their checksums. Raises: CheckpointError, StoreError."""
+    checkpoint.verify_holding([*drawing_keys(checkpoint).values(), *checkpoint.keys("recipe")])
+
+
 def read_model(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """What samples are drawn from, by `network.parameter`."""
     keys = drawing_keys(checkpoint)

@@ -60,7 +60,7 @@ def check(job: JobFile, overrides: Overrides = [], as_json: Json = False) -> Non
     from gen_dist.job.load import load_job
     from gen_dist.job.report import report, text
 
-    spec = load_job(job, overrides)
+    spec = load_job(job, overrides, looks_at_models=True)
     if as_json:
         print_report(without_secrets(report(spec, file=job)))
     else:
@@ -101,7 +101,7 @@ def train(
     again = typed("gen-dist", ["train", job, *(word for override in overrides for word in ("--set", override))])
     # that of a submitted job is for the laptop that it came from
     again = os.environ.get("GENDIST_RESUME", str(without_secrets(again)))
-    facts = run(load_job(job, overrides), command=again, as_json=as_json, fresh=fresh)
+    facts = run(load_job(job, overrides, looks_at_models=True), command=again, as_json=as_json, fresh=fresh)
     if as_json:
         print_report(facts)
     if facts["signal"]:
@@ -152,7 +152,8 @@ def checkpoints(
 ) -> None:
     """List the checkpoints of a run, check them, export the newest, or remove those that need not be kept.
 
-    What a registered model pins stays. Exit code 1: --verify found damage.
+    What a registered model pins stays. Nothing is removed while one that would stay is damaged. Exit code
+    1: --verify found damage.
     """
     from gen_dist.cli.checkpoints import run as look
 
@@ -263,17 +264,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         lines, exit_code = _usage(error), error.exit_code
     except Exception as error:
-        from gen_dist.job.errors import GenDistError
-
-        if "--debug" in typed or not isinstance(error, GenDistError):
+        found = _mendable(error)
+        if "--debug" in typed or not found:
             raise
-        lines, exit_code = error.lines, 2
+        lines, exit_code = found, 2
     lines = [str(without_secrets(line)) for line in lines]  # of a terminal too: it may be that of a CI, which keeps all
     if "--json" in typed:
         print_report({"error": lines})
     else:
         print("\n".join(lines), file=sys.stderr)
     return exit_code
+
+
+def _mendable(error: Exception) -> list[str]:
+    """What a person can do something about, on lines of its own; empty where it is a fault of the program.
+
+    A file that the system refuses is such a thing wherever it is met: no right to it, no room, another kind of file.
+    """
+    from gen_dist.job.errors import GenDistError
+
+    if isinstance(error, GenDistError):
+        return error.lines
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return [f"{os.fsdecode(error.filename)}: {error.strerror}; --debug shows what wanted it"]
+    return []
 
 
 def _usage(error: typer.TyperException) -> list[str]:

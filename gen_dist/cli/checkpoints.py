@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,12 +95,32 @@ def _policy(place: str, keep: int) -> Keep:
 def _prune(store: Store, keep: Keep, *, dry_run: bool) -> list[dict[str, Any]]:
     from gen_dist import checkpoint
 
-    removed = checkpoint.prune(store, keep, dry_run=dry_run)
+    removed = checkpoint.prune(store, keep, dry_run=True)
+    if removed and not dry_run:
+        _must_be_whole(store, but={str(one.name) for one in removed})
+        removed = checkpoint.prune(store, keep)
     return [{"name": str(one.name), "size_bytes": one.size_bytes, "why": one.why} for one in removed]
+
+
+def _must_be_whole(store: Store, *, but: Collection[str]) -> None:
+    """That what stays can be gone on from: else the last good checkpoint might go. Reads all bytes, newest first."""
+    from gen_dist.checkpoint import CheckpointError, candidates, open_checkpoint
+
+    staying = [name for name in candidates(store) if name not in but]
+    for name in staying:
+        try:
+            open_checkpoint(store, name).verify()
+        except CheckpointError as error:
+            remedy = "lower --keep, or remove that one's folder first"
+            if name == staying[0]:
+                remedy = "train on, which goes back behind it and writes another, then prune"
+            raise PlaceError(f"nothing removed, {name} is to stay and is damaged ({error}); {remedy}") from None
 
 
 def _export(store: Store, folder: Path) -> list[str]:
     """The drawing weights of the newest checkpoint, for other libraries; the files written."""
+    from safetensors import SafetensorError
+
     from gen_dist.checkpoint import candidates, export_safetensors, open_checkpoint
 
     if folder.exists():
@@ -109,7 +130,10 @@ def _export(store: Store, folder: Path) -> list[str]:
         raise PlaceError(f"{store.url}: no committed checkpoint to export; wait for the first one")
     checkpoint = open_checkpoint(store, found[0])
     checkpoint.verify()
-    return [str(path) for path in export_safetensors(checkpoint, folder)]
+    try:
+        return [str(path) for path in export_safetensors(checkpoint, folder)]
+    except (OSError, SafetensorError) as error:
+        raise PlaceError(f"--export {folder}: {getattr(error, 'strerror', None) or error}; write elsewhere") from None
 
 
 def _verify(store: Store) -> dict[str, str]:

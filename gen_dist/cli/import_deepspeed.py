@@ -48,10 +48,15 @@ def run(job: JobSpec, groups: Sequence[str], *, images: int, trust: bool, as_jso
     }
     store = checkpoint_store(job)
     imported = {name: read_deepspeed(folder, trained=expected[name], trust=trust) for name, folder in folders.items()}
-    made = import_deepspeed(store, imported, expected=expected, images=images, facts=facts)
+    state = recipe.state_dict()
+    made = import_deepspeed(store, imported, expected=expected, images=images, facts=facts, recipe_state=state)
     if not as_json:
+        if state:
+            print(f"initial    {', '.join(state)}: the recipe's own state, of which DeepSpeed keeps nothing")
         print(f"imported   {store.url}/{made}: train the job as ever, it goes on from there")
-    return {"checkpoint": made, "store": store.url, "steps": {name: one.steps for name, one in imported.items()}}
+    return {"checkpoint": made, "store": store.url, "steps": {name: one.steps for name, one in imported.items()}} | {
+        "initial": list(state)
+    }
 
 
 def _folders(groups: Sequence[str], known: Sequence[str]) -> dict[str, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from gen_dist.job.errors import GenDistError
@@ -12,6 +13,10 @@ from gen_dist.job.errors import GenDistError
 
 class OutputError(GenDistError):
     """A file that cannot be written."""
+
+
+class DeviceError(GenDistError):
+    """A device that is not there."""
 
 
 def run(
@@ -28,23 +33,57 @@ def run(
 ) -> dict[str, Any]:
     """Draw and write; a single prompt gives the bare image, several a grid with captions. `fine`: as `Model.draw`."""
     path = Path(out)
-    if not path.parent.is_dir():
-        raise OutputError(f"-o {out}: there is no folder {path.parent}; make it, or write elsewhere")
+    _check_out(path)
+
+    def warn(text: str) -> None:
+        print(f"warning    {text}", file=sys.stderr)
+
     from gen_dist.registry.find import find_model
 
-    sources = [find_model(name, tracking_uri=tracking_uri) for name in (model, upsampler) if name]
-    import torch
-
+    where = _device(device)
+    sources = [find_model(name, tracking_uri=tracking_uri, passed_over=warn) for name in (model, upsampler) if name]
     from gen_dist.sample.chain import Chain
     from gen_dist.sample.grid import png, sample_grid
     from gen_dist.sample.model import Model
 
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     drawers = [Model.load(source, device=where) for source in sources]
     images = (Chain(*drawers) if upsampler else drawers[0]).draw(prompts, seed=seed, fine=fine)
-    path.write_bytes(png(images[0] if len(prompts) == 1 else sample_grid(images, prompts)))
+    try:
+        path.write_bytes(png(images[0] if len(prompts) == 1 else sample_grid(images, prompts)))
+    except OSError as error:  # such as a disk that has become full meanwhile
+        raise OutputError(f"-o {out}: {error.strerror or error}; write elsewhere") from None
     if not as_json:
         print(f"{path}: {len(prompts)} image(s), seed {seed}", file=sys.stdout)
     return {"out": str(path), "prompts": list(prompts), "seed": seed, "model": sources[0].place} | (
         {"upsampler": sources[1].place} if upsampler else {}
     )
+
+
+def _check_out(path: Path) -> None:
+    """That the PNG can be written, told before anything is drawn. Raises: OutputError."""
+    if path.is_dir():
+        raise OutputError(f"-o {path}: a folder; name a file in it, such as {path / 'sample.png'}")
+    if not path.parent.is_dir():
+        raise OutputError(f"-o {path}: there is no folder {path.parent}; make it, or write elsewhere")
+    try:
+        if path.exists():
+            with path.open("ab"):
+                pass
+        else:
+            with TemporaryFile(dir=path.parent):
+                pass
+    except OSError as error:
+        raise OutputError(f"-o {path}: {error.strerror or error}; write elsewhere") from None
+
+
+def _device(name: str) -> str:
+    """The device of that name, by default the best that is there. Raises: DeviceError."""
+    import torch
+
+    there = [*(f"cuda:{number}" for number in range(torch.cuda.device_count())), "cpu"]
+    where = name or there[0]
+    try:
+        torch.zeros(1, device=where).item()
+    except (RuntimeError, AssertionError):  # torch's words for it take several lines
+        raise DeviceError(f"--device {where}: not on this machine; write {' or '.join(there)}") from None
+    return where

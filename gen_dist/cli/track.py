@@ -60,7 +60,7 @@ def address(folder: Path) -> str:
     known = os.environ.get("MLFLOW_TRACKING_URI", "")
     if without_secrets(known) == uri and uri:
         return known
-    if "***@" in uri:
+    if "***" in uri:
         raise RegistryError(
             f"{resolved}: tracking.uri={uri}: its password is not kept; set MLFLOW_TRACKING_URI to the whole address"
         )

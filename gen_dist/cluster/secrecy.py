@@ -9,11 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gen_dist.registry.secrets import without_secrets
+from gen_dist.registry.secrets import passwords, without_secrets
 
 _SECRET_NAME = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
 _PLACE_NAME = re.compile(r"_(PATH|FILE|FILES|DIR|URI|URL)$", re.IGNORECASE)  # where a secret is, not what it is
-_PASSWORD = re.compile(r"://[^\s/?#:]*:([^\s/?#]+)@")
 SHORTEST_SECRET_LETTERS = 16  # a shorter one, such as "minioadmin", is found in texts by chance
 
 
@@ -26,8 +25,8 @@ def secret_values(environ: Mapping[str, str]) -> dict[str, str]:
     """Variable -> the secret in it, for those long enough to be told from other texts."""
     found = {name: value for name, value in environ.items() if is_secret(name)}
     for name, value in environ.items():
-        if (match := _PASSWORD.search(value)) is not None:
-            found.setdefault(name, match[1])
+        if longest := max(passwords(value), key=len, default=""):
+            found.setdefault(name, longest)
     return {name: value for name, value in found.items() if len(value) >= SHORTEST_SECRET_LETTERS}
 
 

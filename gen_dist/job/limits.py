@@ -134,6 +134,10 @@ def _retention_problems(job: JobSpec) -> list[Problem]:
     if not job.data.heldout:
         what = f"{run.best_metric} is measured on held-out images, and data.heldout is empty"
         return [Problem("run.keep_best", what, "name shards there", run.keep_best, ("data.heldout",))]
+    if not job.train.checkpoint_every_images:
+        what = "train.checkpoint_every_images=0 writes one checkpoint, at the end"
+        remedy = "write a number there, or keep_best = 0"
+        return [Problem("run.keep_best", what, remedy, run.keep_best, ("train.checkpoint_every_images",))]
     every = job.train.sample_every_images
     if not every or every % job.train.checkpoint_every_images:
         what = f"scores are measured every train.sample_every_images={every} images, where no checkpoint is written"

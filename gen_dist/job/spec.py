@@ -104,8 +104,29 @@ def _kept_at(text: str) -> str:
     return text.rstrip("/") if found else _folder(text)
 
 
+def _run_folder(text: str) -> str:
+    if not text.strip():
+        raise ValueError("empty; write such as 'runs', or '.' for the current folder")
+    return text
+
+
+def _model_name(text: str) -> str:
+    if re.search(r"[/:@]", text) or text != text.strip() or re.match(r"\.$|\.\.", text):
+        plain = re.sub(r"[/:@.\s]+", "-", text).strip("-") or "my-model"
+        raise ValueError(f"MLflow takes no / and no :, and an @ stands before an alias; write '{plain}'")
+    return text
+
+
 Folder = Annotated[str, AfterValidator(_folder)]
 """A folder of this machine, written relative to the current one and kept absolute: workers start elsewhere."""
+
+
+def folder_keys(spec: type[Spec] | Spec) -> list[str]:
+    """The settings that name a `Folder`."""
+    fields = (spec if isinstance(spec, type) else type(spec)).model_fields
+    return [name for name, field in fields.items() if AfterValidator(_folder) in field.metadata]
+
+
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
 Extensions = Annotated[str, AfterValidator(_extensions)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
@@ -281,7 +302,7 @@ class ClusterSpec(Spec):
 class RunSpec(Spec):
     """Where a run writes and how often it is picked up again."""
 
-    folder: str = "runs"
+    folder: Annotated[str, AfterValidator(_run_folder)] = "runs"
     """Folder of all runs (relative to the current one); this run writes to `folder/name`."""
     checkpoints: Annotated[str, AfterValidator(_kept_at)] = ""
     """Where checkpoints go: `s3://bucket/prefix` or a folder, below which this run has its name. Every worker must
@@ -316,7 +337,7 @@ class TrackingSpec(Spec):
     """MLflow tracking address. Empty: `sqlite:///` and `mlflow.db` in `run.folder`, no server needed."""
     experiment: str = "gen-dist"
     """MLflow experiment of the run."""
-    registered_model: str = ""
+    registered_model: Annotated[str, AfterValidator(_model_name)] = ""
     """Name under which the trained model is registered. Empty: the job's `name`."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,7 @@ CANDIDATE = "candidate"  # the newest version that a run published
 CHAMPION = "champion"  # the one to use: it passed its gates, or somebody said why it need not
 PREVIOUS = "previous"  # the champion before, which `rollback` returns to
 LATEST = "latest"  # MLflow's own
+_ALIAS = re.compile(r"(?!latest$|v\d+$)[\w-]{1,255}", re.ASCII | re.IGNORECASE)  # what MLflow takes
 Entry = Mapping[str, Any]
 
 
@@ -82,6 +84,11 @@ def promoted(state: State, version: str, *, alias: str, seen: str, act: Act) -> 
     if alias in (PREVIOUS, LATEST):
         follows = "the champion before" if alias == PREVIOUS else "the newest version"
         raise RegistryError(f"--to {alias}: always {follows}; write --to champion, or a name of your own")
+    if not _ALIAS.fullmatch(alias):
+        raise RegistryError(
+            f"--to {alias!r}: no name for an alias, MLflow takes letters, digits, - and _, and keeps v1, v2 ... and"
+            " latest for itself; write --to champion, or such as --to my-prod"
+        )
     if alias != CHAMPION:
         return _next(state, "promote", version, act, named={**state.named, alias: version})
     if version == state.champion == seen:

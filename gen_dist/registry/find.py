@@ -7,16 +7,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gen_dist.checkpoint import MANIFEST, open_checkpoint
+from gen_dist.checkpoint import MANIFEST, CheckpointError, candidates, open_checkpoint
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.runs import CHECKPOINTS, RESOLVED, newest, run_store
 from gen_dist.sample.source import FACTS, Exported, ModelSource
 from gen_dist.sample.trained import Trained
-from gen_dist.store import open_store
+from gen_dist.store import Store, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,17 +28,19 @@ _WANTED = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[
 _INSIDE = Path("artifacts/model")  # of an MLflow model that `publish` wrote
 
 
-def find_model(name: str, *, tracking_uri: str = "") -> ModelSource:
+def find_model(name: str, *, tracking_uri: str = "", passed_over: Callable[[str], object] | None = None) -> ModelSource:
     """What `Model.load` reads.
 
     `name` is a run folder (its newest checkpoint), a checkpoint, an exported model, or `models:/name@latest`,
     `models:/name/3`. MLflow's address: `tracking_uri`, else MLFLOW_TRACKING_URI, else runs/mlflow.db.
+    With `passed_over` the newest checkpoint of a run is read as far as drawing needs it; where it is damaged, the one
+    before is taken instead, and `passed_over` hears of it. Without, nobody is given an older one.
     Raises: RegistryError, CheckpointError, StoreError.
     """
     if name.startswith(REGISTERED):
         return Exported(_registered(name, address(tracking_uri)))
     if "://" in name:
-        return _stored(name)
+        return _stored(name, passed_over)
     folder = Path(name)
     if not folder.exists():
         raise RegistryError(f"{name}: no such folder; {_choose(name, _nearby(folder))}")
@@ -50,9 +52,9 @@ def find_model(name: str, *, tracking_uri: str = "") -> ModelSource:
     if (folder / MANIFEST).is_file():
         return Trained(open_checkpoint(open_store(str(folder.parent)), folder.name))
     store = run_store(folder)
-    found = newest(store if store is not None else open_store(str(folder)))
+    found = _newest(store if store is not None else open_store(str(folder)), passed_over)
     if found is not None:
-        return Trained(found)
+        return found
     if store is not None:
         raise RegistryError(f"{name}: a run without a whole checkpoint yet; wait for its first one, or resume the run")
     inside = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
@@ -63,13 +65,33 @@ def find_model(name: str, *, tracking_uri: str = "") -> ModelSource:
     raise RegistryError(f"{name}: no checkpoint here, it holds {_listed(inside) or 'nothing'}; {remedy}")
 
 
-def _stored(url: str) -> ModelSource:
+def _stored(url: str, passed_over: Callable[[str], object] | None) -> ModelSource:
     """A checkpoint, or the newest one of a run, by its address in an object store, which the environment reaches."""
     above, _, last = url.rstrip("/").rpartition("/")
-    found = newest(open_store(url.rstrip("/")))
-    if found is not None:
-        return Trained(found)
-    return Trained(open_checkpoint(open_store(above), last))
+    found = _newest(open_store(url.rstrip("/")), passed_over)
+    return found if found is not None else Trained(open_checkpoint(open_store(above), last))
+
+
+def _newest(store: Store, passed_over: Callable[[str], object] | None) -> Trained | None:
+    """None where the store has no checkpoint. Raises: CheckpointError where it has, and none of them will do."""
+    damage: list[str] = []
+    for name in candidates(store):
+        try:
+            found = Trained(open_checkpoint(store, name))
+            if passed_over is not None:
+                found.verify()
+        except CheckpointError as error:
+            if passed_over is None:
+                raise
+            damage.append(str(error))
+            continue
+        if passed_over is not None:
+            for text in damage:
+                passed_over(f"{text}; this is {found.checkpoint.name}")
+        return found
+    if damage:
+        raise CheckpointError(f"{damage[0]}; none of {len(damage)} checkpoints is whole")
+    return None
 
 
 def _runs(folder: Path) -> list[Path]:

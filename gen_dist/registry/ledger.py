@@ -2,6 +2,9 @@
 
 MLflow has no compare-and-set for aliases and drops them without a word when a version is deleted. So an alias is moved
 here first, by a write that succeeds only if nobody else wrote meanwhile; MLflow's aliases are set to it afterwards.
+
+A store that ignores the conditions of writes takes both of two that meet, and keeps the last. There each writer waits
+until the other's must have arrived, and looks whose entry is in the audit: the other decides again.
 """
 
 from __future__ import annotations
@@ -22,13 +25,15 @@ FORMAT = "gen-dist-registry-1"
 FOLDER = "registry"
 MOST_TRIES = 50
 LONGEST_PAUSE_S = 0.2
+SETTLE_S = 2.0  # longer than a request takes: where writes do not exclude each other, the last one wins after this
 
 
 class Ledger:
     """The ledger of the registered model `name` in `store`: `registry/NAME.json`."""
 
-    def __init__(self, store: Store, name: str) -> None:
-        self.store, self.name = store, name
+    def __init__(self, store: Store, name: str, *, settle_s: float = SETTLE_S) -> None:
+        self.store, self.name, self._settle_s = store, name, settle_s
+        self._enforced: bool | None = None  # whether the store looks at conditions; None: not asked yet
         self.object_name = f"{FOLDER}/{quote(name, safe='')}.json"
 
     @property
@@ -51,6 +56,7 @@ class Ledger:
             new = decide(state)
             if new is state:
                 return state
+            enforced = self._enforces_conditions()
             try:
                 self.store.write(self.object_name, _as_json(new), if_version=version)
             except StoreError as error:
@@ -58,8 +64,22 @@ class Ledger:
                     raise self._error(error) from None
                 time.sleep(random.uniform(0.0, LONGEST_PAUSE_S))
             else:
-                return new
+                if enforced or self._stands(new):
+                    return new
         raise RegistryError(f"{self.url}: {MOST_TRIES} times another process was quicker; try again in a while")
+
+    def _enforces_conditions(self) -> bool:
+        if self._enforced is None:
+            try:
+                self._enforced = self.store.enforces_conditions()
+            except StoreError as error:
+                raise self._error(error) from None
+        return self._enforced
+
+    def _stands(self, new: State) -> bool:
+        """Whether what was written is still there, once all that was under way has arrived; others may have gone on."""
+        time.sleep(self._settle_s)
+        return self._read()[0].audit[: len(new.audit)] == new.audit
 
     def _read(self) -> tuple[State, str]:
         """The state and its version in the store; both empty where there is none."""

@@ -24,7 +24,8 @@ class Origin:
 
     def __init__(self, source: ModelSource) -> None:
         self._source = source
-        self._checkpoint: Checkpoint | None = source.checkpoint if isinstance(source, Trained) else None
+        self._trained = source if isinstance(source, Trained) else None
+        self._checkpoint: Checkpoint | None = self._trained.checkpoint if self._trained is not None else None
 
     @property
     def name(self) -> str:
@@ -57,6 +58,11 @@ class Origin:
             return self._checkpoint.manifest_sha256
         assert isinstance(self._source, Exported)
         return hashlib.sha256((self._source.folder / FACTS).read_bytes()).hexdigest()
+
+    def verify(self) -> None:
+        """Hold a checkpoint against its checksums, as far as drawing reads it. Raises: CheckpointError, StoreError."""
+        if self._trained is not None:
+            self._trained.verify()
 
     def tensors(self) -> dict[str, Tensor]:
         """All that drawing reads, see `weights.drawing`. Raises: CheckpointError, StoreError."""

@@ -60,9 +60,11 @@ def publish(
 ) -> Published:
     """Log the model of `source` in the run (None: in a run of its own), register it, and let `candidate` name it.
 
-    Raises: RegistryError where MLflow does not take it, CheckpointError where there is nothing to take.
+    Raises: RegistryError where MLflow does not take it, CheckpointError where there is nothing to take, or it is
+    damaged.
     """
     origin = Origin(source)
+    origin.verify()  # before anything is made in MLflow: what is registered is what was trained
     name = arithmetic.registered_model(job)
     try:
         client = connection.connect(tracking_uri)

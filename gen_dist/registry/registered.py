@@ -18,6 +18,7 @@ from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.ledger import Ledger
 
 MOST_REPAIRS = 20
+DELETED = "RESOURCE_DOES_NOT_EXIST"
 MOST_MODELS = 1000
 _CALLED = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))?")
 
@@ -101,7 +102,11 @@ class Registered:
             except MlflowException as error:
                 if connection.passes(error) or error.get_http_status_code() in (401, 403):
                     raise
-                lines.append(f"MLflow no longer has version {version}, which is {alias}: it was deleted there")
+                if error.error_code == DELETED:
+                    lines.append(f"MLflow no longer has version {version}, which is {alias}: it was deleted there")
+                else:
+                    words = connection.one_line(error, self.tracking_uri)
+                    lines.append(f"MLflow's alias {alias} {was}, and cannot be set to version {version}: {words}")
             else:
                 lines.append(f"MLflow's alias {alias} {was}; set to version {version}, as the ledger says")
         if PREVIOUS in there and PREVIOUS not in wanted and CHAMPION in wanted:

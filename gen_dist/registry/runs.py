@@ -61,6 +61,18 @@ def newest_images(store: Store) -> int:
     return found.manifest.images if found is not None else 0
 
 
+def is_whole_at(store: Store, images: int) -> bool:
+    """Whether the newest checkpoint is of so many images or more, and has no damage: only then all of it is read."""
+    found = newest(store)
+    if found is None or found.manifest.images < images:
+        return False
+    try:
+        found.verify()
+    except CheckpointError:
+        return False
+    return True
+
+
 def newest(store: Store) -> Checkpoint | None:
     """The newest committed checkpoint whose manifest can be read. Its files are not verified."""
     return next(readable(store), None)

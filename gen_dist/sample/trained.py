@@ -1,4 +1,7 @@
-"""A checkpoint as something to draw from: only the bytes of its averaged weights, buffers and recipe state are read."""
+"""A checkpoint as something to draw from: only its averaged weights, buffers and recipe state are read.
+
+Their files are held against their checksums first, once.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gen_dist.checkpoint import Checkpoint, CheckpointError, read_model, read_recipe
+from gen_dist.checkpoint import Checkpoint, CheckpointError, read_model, read_recipe, verify_model
 from gen_dist.sample.source import ModelFacts, facts_of
 
 
@@ -28,12 +31,18 @@ class Trained:
         """Address of the checkpoint."""
         return self.checkpoint.url
 
+    def verify(self) -> None:
+        """Whether all that drawing reads is as it was written. Raises: CheckpointError where not, StoreError."""
+        verify_model(self.checkpoint)
+
     def weights(self) -> dict[str, Tensor]:
         """Raises: CheckpointError, StoreError."""
+        self.verify()
         return read_model(self.checkpoint)
 
     def recipe_state(self) -> dict[str, Tensor]:
         """Raises: CheckpointError, StoreError."""
+        self.verify()
         return read_recipe(self.checkpoint)
 
     def carried(self, name: str) -> Path | None:

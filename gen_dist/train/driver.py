@@ -16,7 +16,7 @@ from gen_dist.job.errors import GenDistError
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import DataSpec, JobSpec, MixSpec
 from gen_dist.registry.record import Status
-from gen_dist.registry.runs import RESOLVED, checkpoint_store, newest, newest_images
+from gen_dist.registry.runs import RESOLVED, checkpoint_store, is_whole_at, newest, newest_images
 from gen_dist.registry.secrets import without_secrets
 from gen_dist.registry.tracker import EXIT_S, LAST_S, Tracker
 from gen_dist.registry.wal import WAL, read_events
@@ -78,7 +78,8 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
         note_base(store, begin_attempt(store), None)
     elif (found := newest(store)) is not None:
         check_fits(found, job=job, frozen={}, data_digest=data.digest)
-    if newest_images(store) < arithmetic.images_at_end(job):
+    ended = is_whole_at(store, arithmetic.images_at_end(job))  # where it is damaged, workers go on from the one before
+    if not ended:
         for text in before_launch(job):
             watch({"kind": "warning", "text": text})
     (folder / RESOLVED).write_text(json.dumps(without_secrets(resolve(job)), indent=2) + "\n")
@@ -106,7 +107,7 @@ def train(job: JobSpec, *, watch: Watch, fresh: bool = False) -> Outcome:
     status: Status = "FAILED"
     published, signalled, recorded = None, None, True
     try:
-        if newest_images(store) < arithmetic.images_at_end(job):
+        if not ended:
             tracker.begin()
             signalled = launch(job, folder=folder, train=data, heldout=heldout, watch=hear)
         finished = newest_images(store) >= arithmetic.images_at_end(job)

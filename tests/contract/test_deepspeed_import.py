@@ -21,11 +21,14 @@ from gen_dist.cli.app import main
 from gen_dist.job.load import load_job
 from gen_dist.job.spec import JobSpec
 from gen_dist.recipes import catalog
+from gen_dist.registry.find import find_model
+from gen_dist.sample.model import Model
 from gen_dist.store.local import LocalStore
 from gen_dist.train.fits import check_fits
 from tests.contract import native, reshard
 from tests.support.ranks import Ranks
 
+TOLD = "the recipe's own state, of which DeepSpeed keeps nothing"
 WAYS = [reshard.Way(2, precision, stage) for precision in ("fp32", "bf16") for stage in range(4)]
 
 
@@ -109,6 +112,39 @@ def test_a_job_goes_on_from_what_the_command_imported(
     check_fits(found, job=job, frozen={}, data_digest=data_digest(job.data))
     for key, value in weights.items():
         assert np.array_equal(found.tensor(f"weight/{group}/{key}").numpy(), value)
+
+
+@pytest.mark.parametrize("recipe", ["latent_diffusion", "ddpm", "dcgan", "gigagan"])
+def test_what_was_imported_is_a_model_that_draws(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of every recipe, also where it keeps state beside its networks, which no checkpoint of DeepSpeed holds."""
+    file, changes = f"jobs/smoke/{recipe}.toml", [f"run.folder={tmp_path / 'runs'}"]
+    job = load_job(file, changes)
+    made = catalog.build(job.recipe, job.model)
+    nets, groups = made.networks(), {name: group.nets for name, group in made.groups().items()}
+    held = {
+        name: {f"nets.{net}.{key}": value for net in its for key, value in nets[net].state_dict().items()}
+        for name, its in groups.items()
+    }
+
+    def read(folder: Path, **_: Any) -> Imported:
+        own = {f"nets.{net}.{key}" for net in nets for key, _ in nets[net].named_parameters()}
+        weights = {key: value.detach() for key, value in held[folder.name].items() if key in own}
+        buffers = {key: value for key, value in held[folder.name].items() if key not in own}
+        return Imported(7, {"weight": weights, "exp_avg": {}, "exp_avg_sq": {}, "buffer": buffers})
+
+    monkeypatch.setattr("gen_dist.checkpoint.deepspeed_import.read_deepspeed", read)
+    words = [word for name in groups for word in ("--group", f"{name}={name}")]
+    assert main(["import-deepspeed", file, "--set", *changes, *words, "--images", "640", "--trust"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("initial ")]
+    state = made.state_dict()
+    assert told == ([f"initial    {', '.join(state)}: {TOLD}"] if state else [])
+    source = find_model(str(tmp_path / "runs" / job.name))
+    assert {key: value.tolist() for key, value in source.recipe_state().items()} == {
+        key: value.tolist() for key, value in state.items()
+    }
+    assert Model.load(source).draw([""], seed=1).shape[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,14 @@ def asked(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> 
     return dict(json.loads(capsys.readouterr().out))
 
 
+def damage(run: Path, name: Name) -> None:
+    """Flips one bit of a weight."""
+    path = run / "checkpoints" / str(name) / "rank00001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
 def test_each_checkpoint_is_listed_with_its_state(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pin(LocalStore(run / "checkpoints"), str(Name(64, 1)), by="model-1")
     facts = asked(capsys, run)
@@ -65,11 +73,35 @@ def test_a_dry_run_tells_what_a_prune_then_removes(run: Path, capsys: pytest.Cap
 
 def test_damage_is_told_and_ends_with_1(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert asked(capsys, run, "--verify")["damaged"] == {}
-    path = run / "checkpoints" / str(Name(128, 1)) / "rank00001.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    damage(run, Name(128, 1))
     assert list(asked(capsys, run, "--verify", code=1)["damaged"]) == [str(Name(128, 1))]
+
+
+@pytest.mark.parametrize("words", [["--prune"], ["--prune", "--verify"]])
+@pytest.mark.parametrize(
+    ("keep", "damaged", "remedy"),
+    [
+        (1, Name(256, 2), "train on, which goes back behind it and writes another, then prune"),
+        (2, Name(128, 1), "lower --keep"),
+    ],
+)
+def test_nothing_is_removed_while_what_would_stay_is_damaged(
+    run: Path, capsys: pytest.CaptureFixture[str], words: list[str], keep: int, damaged: Name, remedy: str
+) -> None:
+    damage(run, damaged)
+    before = sorted((run / "checkpoints").rglob("*"))
+    assert main(["checkpoints", str(run), *words, "--keep", str(keep)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"nothing removed, {damaged} is to stay and is damaged (")
+    assert remedy in line
+    assert sorted((run / "checkpoints").rglob("*")) == before
+    code = 1 if "--verify" in words else 0
+    assert len(asked(capsys, run, *words, "--keep", keep, "--dry-run", code=code)["removed"]) == 4 - keep
+
+
+def test_a_damaged_checkpoint_that_goes_holds_up_no_prune(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(run, Name(128, 1))
+    assert len(asked(capsys, run, "--prune", "--keep", 1)["removed"]) == 3
 
 
 def test_the_newest_is_exported_for_other_libraries(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +111,13 @@ def test_the_newest_is_exported_for_other_libraries(run: Path, capsys: pytest.Ca
     assert torch.equal(load_file(folder / "model.safetensors")["net.w"], expected["average/net/nets.net.w"])
     assert main(["checkpoints", str(run), "--export", str(folder)]) == 2
     assert "exists already; name a new folder" in capsys.readouterr().err
+
+
+def test_an_export_that_cannot_be_written_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "file").touch()
+    assert main(["checkpoints", str(run), "--export", str(run / "file" / "x")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"--export {run / 'file' / 'x'}: Not a directory; write elsewhere"
 
 
 @pytest.mark.parametrize(

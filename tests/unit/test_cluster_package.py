@@ -85,8 +85,9 @@ def test_a_package_that_no_head_would_take_is_refused_with_its_largest_files(
         ("MLFLOW_TRACKING_PASSWORD", SECRET),
         ("HF_TOKEN", SECRET),
         ("MLFLOW_TRACKING_URI", f"https://ann:{SECRET}@mlflow.example.org"),
+        ("DATABASE_URI", f"postgresql://db/x?user=ann&password={SECRET}"),
     ],
-    ids=["key", "password", "token", "address"],
+    ids=["key", "password", "token", "address", "query"],
 )
 def test_a_secret_of_this_environment_in_a_file_stops_the_sending(
     code: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str

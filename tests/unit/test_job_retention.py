@@ -26,6 +26,10 @@ def test_the_job_says_what_retention_keeps() -> None:
         ("run.best_metric=loss/x", "run.keep_best=2: run.best_metric='loss/x' is no held-out score"),
         ("data.heldout=", "run.keep_best=2: heldout/noise is measured on held-out images, and data.heldout is empty"),
         (
+            "train.checkpoint_every_images=0",
+            "run.keep_best=2: train.checkpoint_every_images=0 writes one checkpoint, at the end; write a number there",
+        ),
+        (
             "train.sample_every_images=200",
             "run.keep_best=2: scores are measured every train.sample_every_images=200 images, where no checkpoint is ",
         ),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -218,6 +221,44 @@ def test_a_decision_that_no_longer_holds_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="version 2 became champion meanwhile"):
         its.update(slower)
     assert its.read().champion == "2"
+
+
+class Careless(LocalStore):
+    """Ignores the conditions of writes, as some S3 servers do; `meets` writers wait for each other at first."""
+
+    def __init__(self, folder: Path, meets: int) -> None:
+        super().__init__(folder)
+        self.meeting = threading.Barrier(meets)
+
+    def enforces_conditions(self) -> bool:
+        return False
+
+    def write(self, name: str, data: bytes, *, if_version: str | None = None) -> ObjectInfo:
+        with contextlib.suppress(threading.BrokenBarrierError):  # only at their first write
+            self.meeting.wait(10)
+            self.meeting.abort()
+        return super().write(name, data)
+
+
+def test_where_conditions_are_ignored_one_of_two_promotions_wins_and_the_other_is_told(tmp_path: Path) -> None:
+    ledger(tmp_path).update(lambda state: promoted(published(3), "1"))
+    store = Careless(tmp_path, meets=2)
+
+    def promote(version: str) -> str:
+        def decide(state: State) -> State:
+            return aliases.promoted(state, version, alias="champion", seen="1", act=ACT)
+
+        try:
+            return Ledger(store, "small", settle_s=0.5).update(decide).champion
+        except RegistryError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = sorted(pool.map(promote, ("2", "3")), key=len)
+    winner = ledger(tmp_path).read()
+    assert ends[0] == winner.champion
+    assert ends[1].startswith(f"small: version {winner.champion} became champion meanwhile")
+    assert [entry["action"] for entry in winner.audit] == [*["publish"] * 3, "promote", "promote"]
 
 
 class Full(LocalStore):

@@ -15,7 +15,6 @@ from gen_dist.recipes import catalog
 from gen_dist.registry.drawing_code import copy_drawing_code, drawing_modules
 from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.export import export
-from gen_dist.registry.secrets import without_secrets
 from gen_dist.sample.model import Model
 from gen_dist.sample.source import Exported, SourceError
 from gen_dist.sample.trained import Trained
@@ -151,21 +150,3 @@ def test_the_code_that_travels_is_small(tmp_path: Path) -> None:
     files = list(copy_drawing_code("latent_diffusion", tmp_path).rglob("*.py"))
     assert all(ast.parse(file.read_text()) for file in files)
     assert len(files) < 40
-
-
-@pytest.mark.parametrize(
-    ("seen", "kept"),
-    [
-        ("https://ann:hunter2@example.org/x?y=a@b", "https://***@example.org/x?y=a@b"),
-        ("postgresql://ann:p@ss@db:5432/mlflow", "postgresql://***@db:5432/mlflow"),
-        (
-            "cannot reach 'http://token@h/api' twice http://token@h",
-            "cannot reach 'http://***@h/api' twice http://***@h",
-        ),
-        ("sqlite:///runs/mlflow.db", "sqlite:///runs/mlflow.db"),
-        ("s3://bucket/ann@home", "s3://bucket/ann@home"),
-        ({"a": ["http://u:p@h"], "b": 1}, {"a": ["http://***@h"], "b": 1}),
-    ],
-)
-def test_addresses_lose_their_user_and_password(seen: Any, kept: Any) -> None:
-    assert without_secrets(seen) == kept

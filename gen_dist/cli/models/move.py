@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,12 +87,13 @@ def delete(model: Numbered, why: Why = "", tracking_uri: TrackingUri = "", as_js
 
 def publish(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder (its newest checkpoint), or a checkpoint.")],
-    tracking_uri: TrackingUri = "",
+    tracking_uri: Annotated[str, typer.Option(help="MLflow address; else MLFLOW_TRACKING_URI, else the job's.")] = "",
     as_json: Json = False,
 ) -> None:
     """Register the model of a run that could not do so at its end, or of one of its checkpoints: the new candidate."""
     from gen_dist.job import arithmetic
     from gen_dist.job.load import load_resolved
+    from gen_dist.registry.errors import RegistryError
     from gen_dist.registry.find import find_model
 
     source = find_model(run)
@@ -99,7 +101,10 @@ def publish(
     from gen_dist.registry.cursor import recorded_run
     from gen_dist.registry.publish import publish as register
 
-    uri = tracking_uri or arithmetic.tracking_uri(job)
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or arithmetic.tracking_uri(job)
+    if "***" in uri:
+        remedy = "set MLFLOW_TRACKING_URI to the whole address"
+        raise RegistryError(f"{source.place}: tracking.uri={uri}: its password is not kept; {remedy}")
     with registry(uri) as (_, uri):
         run_id = recorded_run(Path(arithmetic.run_folder(job)), uri)
         prompts = job.train.prompts[:4] or [""]
