@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from gen_dist.data.errors import DataError
 from gen_dist.data.pack.listing import NO_IMAGE, Entry, Listing, Raw, RejectedError
+from gen_dist.data.pack.split import check_split, split_of
 from gen_dist.data.pack.tables import CAPTION_COLUMNS, json_value, no_column, pick
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 IMAGE_NAMES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "bytes")
-SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 ROWS_AT_ONCE = 32  # of pictures in memory
 
 
@@ -88,12 +88,9 @@ def _of_split(root: Path, names: Sequence[str], split: str) -> list[str]:
     """The files of one split, by their names or by the folders they lie in."""
     by_split: dict[str, list[str]] = {}
     for name in names:
-        words = re.split(r"[/\-_.]", name.lower())
-        by_split.setdefault(next((known for known in SPLITS if known in words), ""), []).append(name)
+        by_split.setdefault(split_of(name), []).append(name)
     if split:
-        if split not in by_split:
-            listed = ", ".join(filter(None, by_split)) or "no named splits: leave --split out"
-            raise DataError(f"--split {split}: no such split", shard=str(root), remedy=f"it has {listed}")
+        check_split(split, by_split, where=str(root))
         return by_split[split]
     if len(by_split) > 1:
         listed = ", ".join(sorted(filter(None, by_split)))
