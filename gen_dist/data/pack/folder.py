@@ -24,7 +24,16 @@ from gen_dist.data.pack.listing import (
     key_of,
     with_own_keys,
 )
-from gen_dist.data.pack.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, columns_of, no_column, pick, rows_of
+from gen_dist.data.pack.tables import (
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    caption_text,
+    columns_of,
+    no_column,
+    pick,
+    rows_of,
+    take_caption,
+)
 
 NUM_SIDECARS_TRIED = 100  # for a caption in the json sidecars
 
@@ -98,10 +107,13 @@ class FileReader:
 
 
 def caption_in(record: dict[str, Any]) -> str | None:
-    """The text under the first key that looks like a caption."""
+    """The text, or the first of several, under the first key that looks like a caption."""
     for name in CAPTION_COLUMNS:
-        if isinstance(record.get(name), str):
-            return str(record[name]).strip()
+        value = record.get(name)
+        if isinstance(value, str) or (isinstance(value, list) and not any(isinstance(part, dict) for part in value)):
+            text = caption_text(value, column=name, known=record, where="")
+            if text is not None:
+                return text
     return None
 
 
@@ -171,13 +183,13 @@ def list_tables(root: Path, files: dict[str, int], tables: Sequence[Table]) -> L
         has_captions = has_captions or bool(caption)
         for number, row in enumerate(rows_of(table.path), 1):
             written = str(row.pop(image, None) or "")
-            text = row.pop(caption, None) if caption else None
+            text = take_caption(row, caption, where=where)
             name = _find(written, table.base, root, files, by_stem)
             if not name:
                 left_out.append(LeftOut(written or f"row {number}", NOT_FOUND, f"row {number} of {table.path.name}"))
                 continue
-            place = FilePlace(name, caption=None if text is None else str(text).strip(), record=row)
-            entries.append(Entry(key_of(name), name, files[name] + len(str(text)) + len(str(row)), place))
+            place = FilePlace(name, caption=text, record=row)
+            entries.append(Entry(key_of(name), name, files[name] + len(text or "") + len(str(row)), place))
     if not entries:
         first = left_out[0].name if left_out else ""
         what = f"none of its {len(left_out)} images is in {root}" + (f" (the first is {first!r})" if first else "")
