@@ -78,3 +78,13 @@ def test_columns_are_those_of_the_first_lines_together(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"file_name": "a.jpg"}\n{"file_name": "b.jpg", "text": "b"}\n')
     assert columns_of(path) == ["file_name", "text"]
+
+
+def test_sidecars_are_found_whatever_the_case_of_their_endings(tmp_path: Path) -> None:
+    files = {"A.JPG": "x", "A.TXT": "of A", "b.jpg": "x", "b.txt": "of b", "b.Txt": "not it"}
+    files |= {"c.jpg": "x", "c.jpg.JSON": '{"text": "of c"}', "alone.TXT": "no picture"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert [raw.caption for raw in read(tmp_path)] == ["of A", "of b", "of c"]
+    listing = list_source(SourceSpec(url=str(tmp_path)))
+    assert {left.name for left in listing.left_out} == {"alone.TXT", "b.Txt"}

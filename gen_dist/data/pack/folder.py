@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,6 +35,7 @@ from gen_dist.data.pack.tables import (
     take_caption,
 )
 
+SIDECAR_ENDS = (".txt", ".json")
 NUM_SIDECARS_TRIED = 100  # for a caption in the json sidecars
 
 
@@ -137,13 +138,17 @@ def list_sidecars(root: Path, files: dict[str, int]) -> Listing:
     """Every image of the folder, each with the `.txt` and the `.json` of its name."""
     entries: list[Entry] = []
     used: set[str] = set()
+    sidecars = _sidecars(files)
     for name in filter(is_image, files):
         stem = str(PurePosixPath(name).with_suffix(""))
-        texts, records = (next((f for f in (stem + end, name + end) if f in files), "") for end in (".txt", ".json"))
+        texts, records = (
+            next((sidecars[wanted] for wanted in (stem + end, name + end) if wanted in sidecars), "")
+            for end in SIDECAR_ENDS
+        )
         used.update((texts, records))
         size_bytes = files[name] + files.get(texts, 0) + files.get(records, 0)
         entries.append(Entry(key_of(name), name, size_bytes, FilePlace(name, texts, records)))
-    alone = [name for name in files if name.endswith((".txt", ".json")) and name not in used]
+    alone = [name for name in files if name.lower().endswith(SIDECAR_ENDS) and name not in used]
     return Listing(
         about="a folder of images with sidecars",
         reader=FileReader(root),
@@ -151,6 +156,17 @@ def list_sidecars(root: Path, files: dict[str, int]) -> Listing:
         has_captions=_have_captions(FileReader(root), entries),
         left_out=[LeftOut(name, NO_IMAGE, "a sidecar without an image of its name") for name in alone],
     )
+
+
+def _sidecars(files: Iterable[str]) -> dict[str, str]:
+    """By their names with a lower-case ending: cameras and Windows write `A.JPG` and `A.TXT`."""
+    found: dict[str, str] = {}
+    for name in files:
+        stem, dot, ending = name.rpartition(".")
+        known = f"{stem}{dot}{ending.lower()}"
+        if known.endswith(SIDECAR_ENDS) and (known == name or known not in found):
+            found[known] = name
+    return found
 
 
 def _have_captions(reader: FileReader, entries: Sequence[Entry]) -> bool:
