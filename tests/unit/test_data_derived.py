@@ -379,4 +379,4 @@ def test_verify_reads_the_arrays_of_derived_shards(
     notes = [line for line in json.loads(capsys.readouterr().out)["notes"] if ".npy" in line]
     assert len(notes) == 1
     assert "no .npy header" in notes[0]
-    assert "times in what was read; mend the source" in notes[0]
+    assert "times in what was read; run `gen-dist data derive` into another folder" in notes[0]
