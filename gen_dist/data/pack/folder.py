@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,8 +24,18 @@ from gen_dist.data.pack.listing import (
     key_of,
     with_own_keys,
 )
-from gen_dist.data.pack.tables import CAPTION_COLUMNS, IMAGE_COLUMNS, columns_of, no_column, pick, rows_of
+from gen_dist.data.pack.tables import (
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    caption_text,
+    columns_of,
+    no_column,
+    pick,
+    rows_of,
+    take_caption,
+)
 
+SIDECAR_ENDS = (".txt", ".json")
 NUM_SIDECARS_TRIED = 100  # for a caption in the json sidecars
 
 
@@ -98,10 +108,13 @@ class FileReader:
 
 
 def caption_in(record: dict[str, Any]) -> str | None:
-    """The text under the first key that looks like a caption."""
+    """The text, or the first of several, under the first key that looks like a caption."""
     for name in CAPTION_COLUMNS:
-        if isinstance(record.get(name), str):
-            return str(record[name]).strip()
+        value = record.get(name)
+        if isinstance(value, str) or (isinstance(value, list) and not any(isinstance(part, dict) for part in value)):
+            text = caption_text(value, column=name, known=record, where="")
+            if text is not None:
+                return text
     return None
 
 
@@ -125,13 +138,17 @@ def list_sidecars(root: Path, files: dict[str, int]) -> Listing:
     """Every image of the folder, each with the `.txt` and the `.json` of its name."""
     entries: list[Entry] = []
     used: set[str] = set()
+    sidecars = _sidecars(files)
     for name in filter(is_image, files):
         stem = str(PurePosixPath(name).with_suffix(""))
-        texts, records = (next((f for f in (stem + end, name + end) if f in files), "") for end in (".txt", ".json"))
+        texts, records = (
+            next((sidecars[wanted] for wanted in (stem + end, name + end) if wanted in sidecars), "")
+            for end in SIDECAR_ENDS
+        )
         used.update((texts, records))
         size_bytes = files[name] + files.get(texts, 0) + files.get(records, 0)
         entries.append(Entry(key_of(name), name, size_bytes, FilePlace(name, texts, records)))
-    alone = [name for name in files if name.endswith((".txt", ".json")) and name not in used]
+    alone = [name for name in files if name.lower().endswith(SIDECAR_ENDS) and name not in used]
     return Listing(
         about="a folder of images with sidecars",
         reader=FileReader(root),
@@ -139,6 +156,17 @@ def list_sidecars(root: Path, files: dict[str, int]) -> Listing:
         has_captions=_have_captions(FileReader(root), entries),
         left_out=[LeftOut(name, NO_IMAGE, "a sidecar without an image of its name") for name in alone],
     )
+
+
+def _sidecars(files: Iterable[str]) -> dict[str, str]:
+    """By their names with a lower-case ending: cameras and Windows write `A.JPG` and `A.TXT`."""
+    found: dict[str, str] = {}
+    for name in files:
+        stem, dot, ending = name.rpartition(".")
+        known = f"{stem}{dot}{ending.lower()}"
+        if known.endswith(SIDECAR_ENDS) and (known == name or known not in found):
+            found[known] = name
+    return found
 
 
 def _have_captions(reader: FileReader, entries: Sequence[Entry]) -> bool:
@@ -171,13 +199,13 @@ def list_tables(root: Path, files: dict[str, int], tables: Sequence[Table]) -> L
         has_captions = has_captions or bool(caption)
         for number, row in enumerate(rows_of(table.path), 1):
             written = str(row.pop(image, None) or "")
-            text = row.pop(caption, None) if caption else None
+            text = take_caption(row, caption, where=where)
             name = _find(written, table.base, root, files, by_stem)
             if not name:
                 left_out.append(LeftOut(written or f"row {number}", NOT_FOUND, f"row {number} of {table.path.name}"))
                 continue
-            place = FilePlace(name, caption=None if text is None else str(text).strip(), record=row)
-            entries.append(Entry(key_of(name), name, files[name] + len(str(text)) + len(str(row)), place))
+            place = FilePlace(name, caption=text, record=row)
+            entries.append(Entry(key_of(name), name, files[name] + len(text or "") + len(str(row)), place))
     if not entries:
         first = left_out[0].name if left_out else ""
         what = f"none of its {len(left_out)} images is in {root}" + (f" (the first is {first!r})" if first else "")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from gen_dist.data.errors import DataError
 from gen_dist.data.pack.listing import NO_IMAGE, Entry, Listing, Raw, RejectedError
-from gen_dist.data.pack.tables import CAPTION_COLUMNS, json_value, no_column, pick
+from gen_dist.data.pack.split import check_split, split_of
+from gen_dist.data.pack.tables import CAPTION_COLUMNS, json_value, no_column, pick, take_caption
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 IMAGE_NAMES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "bytes")
-SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 ROWS_AT_ONCE = 32  # of pictures in memory
 
 
@@ -36,18 +36,18 @@ class RowReader:
         for name, group in groupby(entries, key=lambda entry: entry.place[0]):
             wanted = [entry.place[1] for entry in group]
             for row in _rows(self.root / name, wanted, without=self.dropped):
-                yield self._raw(row)
+                yield self._raw(row, where=str(self.root / name))
 
-    def _raw(self, row: dict[str, Any]) -> Raw | RejectedError:
+    def _raw(self, row: dict[str, Any], *, where: str) -> Raw | RejectedError:
         cell = row.pop(self.image_column)
-        caption = row.pop(self.caption_column) if self.caption_column else None
+        caption = take_caption(row, self.caption_column, where=where)
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
         if data is None and path and (self.root / path).is_file():
             data = (self.root / path).read_bytes()
         if not data:
             return RejectedError(NO_IMAGE, f"it refers to {path}" if path else "the cell is empty")
         record = {"file_name": path} if path else {}
-        return Raw(data, None if caption is None else str(caption).strip(), {**record, **json_value(row)})
+        return Raw(data, caption, {**record, **json_value(row)})
 
 
 def has_image_bytes(path: Path) -> bool:
@@ -64,7 +64,8 @@ def list_rows(root: Path, names: Sequence[str], *, split: str, image_column: str
     image = pick(image_column, holding, IMAGE_NAMES, option="--image-column", where=where) or holding[0]
     if not image_column and len(holding) > 1 and image not in IMAGE_NAMES:
         raise no_column("image", holding, option="--image-column", where=where)
-    caption = pick(caption_column, schema.names, CAPTION_COLUMNS, option="--caption-column", where=where)
+    readable = [name for name in schema.names if not _is_bytes(schema.field(name).type)]
+    caption = pick(caption_column, readable, CAPTION_COLUMNS, option="--caption-column", where=where)
     entries = []
     for name in names:
         if _schema(root / name).names != schema.names:
@@ -88,12 +89,9 @@ def _of_split(root: Path, names: Sequence[str], split: str) -> list[str]:
     """The files of one split, by their names or by the folders they lie in."""
     by_split: dict[str, list[str]] = {}
     for name in names:
-        words = re.split(r"[/\-_.]", name.lower())
-        by_split.setdefault(next((known for known in SPLITS if known in words), ""), []).append(name)
+        by_split.setdefault(split_of(name), []).append(name)
     if split:
-        if split not in by_split:
-            listed = ", ".join(filter(None, by_split)) or "no named splits: leave --split out"
-            raise DataError(f"--split {split}: no such split", shard=str(root), remedy=f"it has {listed}")
+        check_split(split, by_split, where=str(root))
         return by_split[split]
     if len(by_split) > 1:
         listed = ", ".join(sorted(filter(None, by_split)))

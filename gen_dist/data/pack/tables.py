@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gen_dist.data.decode.text import whole_text
 from gen_dist.data.errors import DataError
 from gen_dist.job.problem import choose
 
@@ -27,6 +29,7 @@ IMAGE_COLUMNS = (
 )
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt", "description", "sentence", "title")
 LONGEST_CELL_BYTES = 1 << 26
+NUM_ROWS_TRIED = 100  # for the names of columns
 
 
 def columns_of(path: Path) -> list[str]:
@@ -36,10 +39,11 @@ def columns_of(path: Path) -> list[str]:
 
         with _told(path):
             return list(pyarrow.parquet.read_schema(path).names)
-    first = next(rows_of(path), None)
-    if first is None:
+    # a line of JSON may leave out what it has no value for
+    columns = dict.fromkeys(name for row in islice(rows_of(path), NUM_ROWS_TRIED) for name in row)
+    if not columns:
         raise DataError("the table has no rows", shard=str(path), remedy="write a header line and a row for each image")
-    return list(first)
+    return list(columns)
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
@@ -69,6 +73,37 @@ def pick(wanted: str, known: Sequence[str], guesses: Sequence[str], *, option: s
 def no_column(what: str, known: Sequence[str], *, option: str, where: str) -> DataError:
     listed = ", ".join(known) or "none"
     return DataError(f"no column looks like the {what}", shard=where, remedy=f"write {option} with one of {listed}")
+
+
+def caption_text(value: Any, *, column: str, known: Iterable[str], where: str) -> str | None:
+    """The caption in a cell: of a list its first text that is not empty; None where there is none.
+
+    Raises: DataError for a record, which of its texts is meant only a person knows.
+    """
+    if isinstance(value, dict):
+        others = ", ".join(name for name in known if name != column) or "none other: write the text into one"
+        what = f"column {column!r} holds records ({', '.join(map(str, value))}) and no captions"
+        raise DataError(what, shard=where, remedy=f"write --caption-column with one of {others}")
+    if isinstance(value, list | tuple):
+        texts = [caption_text(part, column=column, known=known, where=where) for part in value]
+        return next(filter(None, texts), None)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return whole_text(str(value)).strip()
+
+
+def take_caption(row: dict[str, Any], column: str, *, where: str) -> str | None:
+    """Takes the caption out of a row, but for a list of several, which stays as well. `column`: "" for none.
+
+    Raises: DataError, as `caption_text`.
+    """
+    if not column:
+        return None
+    value = row.get(column)
+    text = caption_text(value, column=column, known=row, where=where)
+    if not (isinstance(value, list | tuple) and len(value) > 1):
+        row.pop(column, None)
+    return text
 
 
 def json_value(value: Any) -> Any:
