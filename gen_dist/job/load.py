@@ -34,7 +34,7 @@ def load_job(
 ) -> JobSpec:
     """The job of a TOML file, or of a job.resolved.json, checked; `overrides` are texts like `train.zero_stage=2`.
 
-    Raises JobError with one line a problem: types, names, arithmetic for every allowed number of workers, ZeRO
+    Raises JobError with one line a problem: types, names, arithmetic for the smallest number of workers, ZeRO
     stages, and with `looks_at_data`, where the data is on this machine, its shards. With `away` the job is for other
     machines: folders are theirs and not looked at, and none may be relative to the current one.
     """

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gen_dist.job.arithmetic import derived, world_sizes
+from gen_dist.job.arithmetic import asked_sizes, derived, world_sizes
 from gen_dist.job.load import resolve
 from gen_dist.job.settings import CATALOG, compared_images, settings_of, zero_max
 from gen_dist.job.shards import shards
@@ -51,6 +51,13 @@ def _warnings(job: JobSpec, settings: type[Spec]) -> Iterator[str]:
         yield (
             f"train.micro_batch_images={micro}: recipe '{job.recipe}' compares {compared} neighbours, fewer where a"
             f" micro-batch does not divide by {compared}; write {-(-micro // compared) * compared}"
+        )
+    named, works = asked_sizes(job), world_sizes(job)
+    if works[-1] < named[-1]:
+        yield (
+            f"cluster.num_workers=[{named[0]}, {named[-1]}]: at most {works[-1]} of them at {micro} images of"
+            f" train.micro_batch_images split train.global_batch_images={job.train.global_batch_images}; for more,"
+            f" write a multiple of {named[-1] * micro} there, or smaller micro-batches"
         )
     if not cluster.address and world_sizes(job)[0] * cluster.cpus_per_worker > cpus:
         asked = f"{world_sizes(job)[0]} x cluster.cpus_per_worker={cluster.cpus_per_worker:g}"
