@@ -1,7 +1,8 @@
 """The section "What it costs" of infra/README.md: what jobs need on 8 to 4,096 GPUs.
 
 `python -m gen_dist.plan.document infra/README.md` writes it again between its two marks, for the jobs that its first
-mark names. Folders of pretrained models that they name must lie here, with their config.json and tokenizers.
+mark names. Folders of pretrained models that they name lie here, with config.json and tokenizer, or have
+a name of gen_dist/nets/known_shapes.py.
 """
 
 from __future__ import annotations

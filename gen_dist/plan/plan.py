@@ -52,6 +52,8 @@ class Plan:
     best: Outcome
     why: str
     storage: Storage
+    assumed: dict[str, str]
+    """Folders of pretrained models that are not here: what each is taken for."""
 
     def days(self, outcome: Outcome) -> float:
         """Of the whole run."""
@@ -79,6 +81,7 @@ class Plan:
             "as_the_job_says": self._outcome_facts(self.own),
             "configurations": [self._outcome_facts(outcome) for outcome in self.outcomes],
             "storage": asdict(self.storage),
+            "assumed_folders": self.assumed,
         }
 
     def _outcome_facts(self, outcome: Outcome) -> dict[str, Any]:
@@ -132,6 +135,7 @@ def make_plan(job: JobSpec, asked: Asked, *, model: Model | None = None, counted
         storage=storage(
             job, model.recipe, model.sizes().values(), state_bytes=model.state_bytes(), sample_bytes=asked.sample_bytes
         ),
+        assumed=model.assumed,
     )
 
 

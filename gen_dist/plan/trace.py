@@ -77,7 +77,7 @@ class Model:
         self._job = job
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._dtype = torch.bfloat16 if job.train.precision == "bf16" else torch.float32
-        with self._fake, shapes_alone():
+        with self._fake, shapes_alone() as self.assumed:
             self.recipe = catalog.build(job.recipe, job.model)
             self._nets = {name: _in(self._dtype, net) for name, net in self.recipe.networks().items()}
             self._frozen = {name: net.eval().requires_grad_(False) for name, net in self.recipe.frozen().items()}

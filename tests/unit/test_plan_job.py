@@ -18,6 +18,7 @@ from gen_dist.plan.memory import Memory
 from gen_dist.plan.plan import Asked, Plan, make_plan
 from gen_dist.plan.trace import Model
 from gen_dist.recipes import catalog
+from tests.support.text_models import write_clip
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("weights", "gradients", "optimizer", "activations", "batch", "buffers", "margin")
@@ -61,6 +62,23 @@ def test_a_line_through_two_sizes_is_what_a_third_takes(recipe: str) -> None:
     for name, cost in counted.items():
         assert line[name].activation_bytes == pytest.approx(cost.activation_bytes, rel=0.01)
         assert line[name].flops == pytest.approx(cost.flops, rel=0.01)
+
+
+def test_a_pretrained_model_that_is_not_here_is_planned_by_the_name_of_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = write_clip(tmp_path, weights=False)
+    names = {"text_encoder": "clip-vit-l-14-text", "clip": "clip-vit-b-32"}
+    here = [f"model.{setting}={written[name]}" for setting, name in names.items()]
+    away = [f"model.{setting}={tmp_path / 'away' / name}" for setting, name in names.items()]
+    read, assumed = Model(job_of("gigagan", *here)), Model(job_of("gigagan", *away))
+    assert (read.assumed, len(assumed.assumed)) == ({}, 2)
+    assert assumed.frozen_bytes() == read.frozen_bytes() > 4 * 267_000_000  # of CLIP L a layer is left out
+    assert assumed.costs(4) == read.costs(4)
+    words = [word for text in away[:1] for word in ("--set", text)]
+    assert main(["plan", str(ROOT / "jobs" / "smoke" / "gigagan.toml"), "--gpu", "h100", *words]) == 0
+    said = f"{tmp_path / 'away' / 'clip-vit-l-14-text'} is not here: sizes of the text model of CLIP ViT-L/14"
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(said)]
 
 
 def test_what_the_largest_micro_batch_takes_fits_and_one_more_does_not() -> None:
