@@ -67,17 +67,15 @@ def test_a_line_through_two_sizes_is_what_a_third_takes(recipe: str) -> None:
 def test_a_pretrained_model_that_is_not_here_is_planned_by_the_name_of_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written = write_clip(tmp_path, weights=False)
-    names = {"text_encoder": "clip-vit-l-14-text", "clip": "clip-vit-b-32"}
-    here = [f"model.{setting}={written[name]}" for setting, name in names.items()]
-    away = [f"model.{setting}={tmp_path / 'away' / name}" for setting, name in names.items()]
-    read, assumed = Model(job_of("gigagan", *here)), Model(job_of("gigagan", *away))
-    assert (read.assumed, len(assumed.assumed)) == ({}, 2)
-    assert assumed.frozen_bytes() == read.frozen_bytes() > 4 * 267_000_000  # of CLIP L a layer is left out
-    assert assumed.costs(4) == read.costs(4)
-    words = [word for text in away[:1] for word in ("--set", text)]
-    assert main(["plan", str(ROOT / "jobs" / "smoke" / "gigagan.toml"), "--gpu", "h100", *words]) == 0
-    said = f"{tmp_path / 'away' / 'clip-vit-l-14-text'} is not here: sizes of the text model of CLIP ViT-L/14"
+    written = write_clip(tmp_path, weights=False)["clip-vit-l-14-text"]
+    missing = tmp_path / "away" / written.name
+    read, assumed = (Model(job_of("latent_diffusion", f"model.text_encoder={folder}")) for folder in (written, missing))
+    assert (read.assumed, list(assumed.assumed)) == ({}, [str(missing)])
+    assert assumed.frozen_bytes() == read.frozen_bytes() > 4 * 123_000_000
+    assert assumed.costs(2) == read.costs(2)
+    words = ["--set", f"model.text_encoder={missing}"]
+    assert main(["plan", str(ROOT / "jobs" / "smoke" / "latent_diffusion.toml"), "--gpu", "h100", *words]) == 0
+    said = f"{missing} is not here: sizes of the text model of CLIP ViT-L/14"
     assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(said)]
 
 
