@@ -70,7 +70,7 @@ class Weighing:
 
     def stages(self, stage: int) -> dict[str, int]:
         """Of the engines where every group is at `stage`, or as near to it as it may go."""
-        highest = zero_max(type(self._model.recipe.settings))
+        highest = zero_max(self._model.recipe.settings)
         return self._engine_stages({name: min(stage, highest.get(name, stage)) for name in self._sizes})
 
     def stages_of_job(self) -> dict[str, int]:

@@ -36,8 +36,8 @@ def section(jobs: Sequence[str]) -> str:
         f"Calculated by `gen-dist plan JOB --gpu {GPU} --workers N --price-per-gpu-hour {PRICE:g}`, not measured.",
         "Memory, FLOPs and bytes sent are counted on the job itself. Speeds are those of datasheets",
         f"({gpu.source}),",
-        f"of which {MFU['bf16']:.0%} of the FLOP/s in bf16 and {MFU['fp32']:.0%} of those in fp32, where a penalty wants",
-        f"its digits, {MEMORY_SHARE:.0%} of the memory's and {LINK_SHARE:.0%} of the links' speed are assumed, with",
+        f"of which {MFU['bf16']:.0%} of the FLOP/s in bf16 and {MFU['fp32']:.0%} of those in fp32, as penalties are,",
+        f"{MEMORY_SHARE:.0%} of the memory's and {LINK_SHARE:.0%} of the links' speed are assumed to be reached, with",
         f"{LAUNCH_S * 1e6:g} µs a kernel and nothing overlapping. A speed measured on one GPU takes their place:",
         "`--measured-images-per-s`. Start, sample grids, checkpoints and lost machines are left out.",
     ]

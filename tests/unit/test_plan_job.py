@@ -101,6 +101,15 @@ def test_a_phase_of_full_precision_is_planned_in_fp32_where_training_computes_it
     assert narrow.costs(4, {"generator"}) is found
 
 
+def test_zero_3_is_as_high_as_the_settings_of_the_job_allow() -> None:
+    stages = {}
+    for form in ("exact", "differences"):
+        job = job_of("gigagan", f"model.r1_form={form}")
+        stages[form] = Weighing(job, Model(job), Setting(find_gpu("h100"), 2, "fp32", 0, mfu=MFU)).stages(3)
+    assert stages["exact"] == {"generator": 3, "discriminator": 2}
+    assert stages["differences"] == {"generator": 3, "discriminator": 3}
+
+
 def test_costs_are_asked_for_with_the_groups_whose_weights_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     model, asked = model_of("dcgan"), set()
     costs = model.costs
