@@ -16,7 +16,7 @@ from gen_dist.job.errors import JobError
 from gen_dist.job.limits import limit_problems
 from gen_dist.job.overrides import Override, origin_of, parse, place
 from gen_dist.job.problem import Problem, choose
-from gen_dist.job.settings import CATALOG, learns_many_sizes, recipe_names, settings_of, zero_max
+from gen_dist.job.settings import CATALOG, folder_keys, learns_many_sizes, recipe_names, settings_of, zero_max
 from gen_dist.job.shards import data_problems
 from gen_dist.job.spec import JobSpec, Spec
 
@@ -46,7 +46,8 @@ def load_job(
     _keep_texts(raw, typed)
     job, more = _build(raw, catalog)
     if away:
-        more += away_problems(raw, job)
+        known = job.recipe in recipe_names(catalog)
+        more += away_problems(raw, job, folder_keys(settings_of(job.recipe, catalog)) if known else ())
         looks_at_data = looks_at_data and job.data.url.startswith(EMBEDDED)
     if looks_at_data and not any(problem.key.startswith("data") for problem in more):
         more += data_problems(job.data)
