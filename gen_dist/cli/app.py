@@ -60,7 +60,7 @@ def check(job: JobFile, overrides: Overrides = [], as_json: Json = False) -> Non
     from gen_dist.job.load import load_job
     from gen_dist.job.report import report, text
 
-    spec = load_job(job, overrides, looks_at_models=True)
+    spec = load_job(job, overrides)
     if as_json:
         print_report(without_secrets(report(spec, file=job)))
     else:

@@ -171,14 +171,17 @@ def _assumptions(facts: Mapping[str, Any]) -> list[str]:
     from gen_dist.plan.traffic import LATENCY_S, LINK_SHARE
 
     gpu, measured = facts["asked"]["gpu"], facts["asked"]["measured_images_per_s"]
-    peak = f"{facts['mfu']:.0%} of {gpu['name']}'s peak in {facts['precision']} (--mfu)"
+    shares = [f"{share:.0%} of {gpu['name']}'s peak in {precision}" for precision, share in facts["mfu"].items()]
+    peak = f"{' and '.join(shares)} (--mfu)"
     speed = f"{peak}, {MEMORY_SHARE:.0%} of its memory's speed, {LAUNCH_S * 1e6:g} us a kernel"
     links = f"{LINK_SHARE:.0%} of links, {LATENCY_S * 1e6:g} us a collective call; nothing overlaps"
     measured_lines = [_line("measured", f"{measured:g} images/s of one GPU, as given: computing takes that long")]
+    missing = [f"{folder} is not here: sizes of {what}" for folder, what in facts["assumed_folders"].items()]
     return [
         _line("counted", "weights, gradients, optimizer, activations, batch, buffers, FLOPs, bytes sent"),
         *(measured_lines if measured else []),
         _line("datasheet", gpu["source"]),
+        *(_line("assumed", text) for text in missing),
         _line("assumed", links if measured else f"{speed}; {links}"),
         _line(
             "margin", f"{_gb(CONTEXT_BYTES)} GB for CUDA and NCCL, {FRAGMENTED_SHARE:.0%} for fragmentation: assumed"

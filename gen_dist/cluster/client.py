@@ -41,6 +41,8 @@ _NOT_HTTP = "what answers there does not speak HTTP; the usual port of a dashboa
 _NOT_RAY = (
     "somebody answers there, but not as the dashboard of a Ray head does; name its address, such as http://HEAD:8265"
 )
+_ALIVE = "/api/v0/nodes?limit=10000&filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
+"""Without its limit, the most that a head gives, it answers 100 of all machines that ever were, and so fewer alive."""
 _LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -120,7 +122,7 @@ class Jobs:
     def nodes(self) -> list[Node]:
         """Machines that are there now; what is free on them is not told."""
         with self._told():
-            answer = self._ray._do_request("GET", "/api/v0/nodes").json()
+            answer = self._ray._do_request("GET", _ALIVE).json()
             alive = [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
             return [
                 Node(node["node_ip"], node["node_id"], node["resources_total"], node["resources_total"])

@@ -10,11 +10,20 @@ from gen_dist.job.spec import JobSpec
 BAD_SAMPLES = "bad_samples.jsonl"  # of a run folder: the samples that could not be read
 
 
-def world_sizes(job: JobSpec) -> range:
-    """Every number of workers that the job may run on, smallest first."""
+def asked_sizes(job: JobSpec) -> range:
+    """Every number of workers that `cluster.num_workers` names, smallest first."""
     workers = job.cluster.num_workers
     smallest, largest = (workers, workers) if isinstance(workers, int) else (workers[0], workers[-1])
     return range(smallest, largest + 1)
+
+
+def world_sizes(job: JobSpec) -> tuple[int, ...]:
+    """Every number of workers that the job may run on, smallest first: of those it names, all that split its batch.
+
+    The smallest it names is always one: load_job refuses a job whose smallest does not split the batch.
+    """
+    smallest, *larger = asked_sizes(job)
+    return (smallest, *(size for size in larger if splits(job, size)))
 
 
 def splits(job: JobSpec, world_size: int) -> bool:

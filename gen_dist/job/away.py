@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gen_dist.job.problem import Problem
@@ -13,15 +13,19 @@ READ = ("data.url", "data.derived")
 MIXED = ("url", "derived")
 SHARED = "write a folder that all its machines have at the same path, such as '/mnt/shared/runs'"
 DATA = "write s3://bucket/prefix, or a folder that all its machines have at the same path, such as '/mnt/shared/shards'"
+MODEL = "model."
+THERE = "write its absolute path there, the same on all its machines"
 SERVER = "write the address of an MLflow server that the cluster reaches, or nothing for a file in run.folder"
 
 
-def away_problems(raw: Mapping[str, Any], job: JobSpec) -> list[Problem]:
+def away_problems(raw: Mapping[str, Any], job: JobSpec, model_folders: Sequence[str] = ()) -> list[Problem]:
     """What is wrong with a job for a cluster. `raw` holds its tables as they were written, before folders were placed.
 
-    An absolute folder is one of the cluster's machines: whether it is there is seen there.
+    An absolute folder is one of the cluster's machines: whether it is there is seen there. `model_folders`: settings
+    of the recipe that name one.
     """
-    texts = {"run.folder": job.run.folder, **dict(_texts(raw))}
+    models = [f"{MODEL}{name}" for name in model_folders]
+    texts = {"run.folder": job.run.folder, **dict(_texts(raw, (*READ, *WRITTEN, "tracking.uri", *models)))}
     return [
         Problem(key, "a folder of this machine, which a cluster does not see", _remedy(key), text)
         for key, text in texts.items()
@@ -29,8 +33,8 @@ def away_problems(raw: Mapping[str, Any], job: JobSpec) -> list[Problem]:
     ]
 
 
-def _texts(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key in (*READ, *WRITTEN, "tracking.uri"):
+def _texts(raw: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for key in keys:
         table, _, name = key.partition(".")
         inner = raw.get(table)
         value = inner.get(name) if isinstance(inner, Mapping) else None
@@ -47,6 +51,8 @@ def _texts(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _is_relative(key: str, text: str) -> bool:
     if key == "tracking.uri" and text.startswith(("sqlite:", "file:")):
         return not text.startswith(("sqlite:////", "file:///"))
+    if text.startswith("models:/"):
+        return False
     return bool(text) and "://" not in text and not text.startswith("/")
 
 
@@ -55,4 +61,6 @@ def _remedy(key: str) -> str:
         return SERVER
     if key == "run.checkpoints":
         return f"write s3://bucket/prefix, or {SHARED.removeprefix('write ')}"
+    if key.startswith(MODEL):
+        return THERE
     return SHARED if key in WRITTEN else DATA

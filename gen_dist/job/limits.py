@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
-from gen_dist.job.arithmetic import splits, world_sizes, zero_stage
+from gen_dist.job.arithmetic import asked_sizes, splits, zero_stage
 from gen_dist.job.problem import NO_VALUE, Problem, choose
 from gen_dist.job.spec import JobSpec
 
@@ -17,7 +16,7 @@ BATCH_KEYS = ("train.micro_batch_images", "cluster.num_workers")
 def limit_problems(
     job: JobSpec, zero_max: Mapping[str, int] | None, *, learns_many_sizes: bool = True
 ) -> list[Problem]:
-    """Everything that cannot be, for every allowed number of workers; `zero_max` None: the groups are unknown."""
+    """Everything that cannot be, on however many workers; `zero_max` None: the groups are unknown."""
     stages = _stage_problems(job, zero_max) if zero_max is not None else []
     sizes = _size_problems(job, learns_many_sizes)
     gates = _gate_problems(job)
@@ -26,51 +25,43 @@ def limit_problems(
 
 
 def working_batches(job: JobSpec) -> list[int]:
-    """The global batches next below and above the job's that every allowed number of workers can split."""
-    unit = math.lcm(*world_sizes(job)) * job.train.micro_batch_images
+    """The global batches next below and above the job's that its smallest number of workers can split."""
+    unit = asked_sizes(job)[0] * job.train.micro_batch_images
     below = job.train.global_batch_images // unit * unit
     return [batch for batch in (below, below + unit) if 0 < batch <= max(LARGEST_ADVISED_BATCH_IMAGES, unit)]
 
 
 def working_micro_batch(job: JobSpec) -> int | None:
-    """The largest micro-batch, up to the job's, that splits its global batch for every allowed number of workers."""
-    share, rest = divmod(job.train.global_batch_images, math.lcm(*world_sizes(job)))
+    """The largest micro-batch, up to the job's, with which its smallest number of workers splits its global batch."""
+    share, rest = divmod(job.train.global_batch_images, asked_sizes(job)[0])
     if rest:
         return None
     return max((size for size in range(1, job.train.micro_batch_images + 1) if share % size == 0), default=None)
 
 
 def _batch_problems(job: JobSpec) -> list[Problem]:
-    sizes = world_sizes(job)
-    failing = [size for size in sizes if not splits(job, size)]
-    if not failing:
+    """A range passes with its lower end: the run takes what works above it, see `world_sizes`."""
+    asked = asked_sizes(job)
+    if splits(job, asked[0]):
         return []
     batch, micro = job.train.global_batch_images, job.train.micro_batch_images
-    if len(sizes) == 1:
-        workers = f"{sizes[0]} worker{'s' if sizes[0] > 1 else ''}"
-        what = f"not a multiple of {sizes[0] * micro} ({workers} x {micro} images of train.micro_batch_images)"
-        remedy = f"use {' or '.join(map(str, working_batches(job)))}, or change train.micro_batch_images"
-    else:
-        what = (
-            f"not a multiple of workers x {micro} images of train.micro_batch_images for {_listed(failing)} of"
-            f" cluster.num_workers=[{sizes[0]}, {sizes[-1]}]"
-        )
-        remedy = _range_remedy(job, [size for size in sizes if splits(job, size)])
+    workers = f"{asked[0]} worker{'s' if asked[0] > 1 else ''}"
+    if len(asked) > 1:
+        workers += f", the fewest of cluster.num_workers=[{asked[0]}, {asked[-1]}],"
+    what = f"not a multiple of {asked[0] * micro} ({workers} x {micro} images of train.micro_batch_images)"
+    remedy = f"use {' or '.join(map(str, working_batches(job)))}, {_other_ways(job)}"
     return [Problem("train.global_batch_images", what, remedy, batch, BATCH_KEYS)]
 
 
-def _range_remedy(job: JobSpec, working: Sequence[int]) -> str:
-    ways = []
-    if math.lcm(*world_sizes(job)) * job.train.micro_batch_images <= LARGEST_ADVISED_BATCH_IMAGES:
-        ways.append(f"use {' or '.join(map(str, working_batches(job)))}")
+def _other_ways(job: JobSpec) -> str:
+    asked = asked_sizes(job)
+    if len(asked) == 1:
+        return "or change train.micro_batch_images"
     micro = working_micro_batch(job)
-    if micro:
-        ways.append(f"write train.micro_batch_images = {micro}")
-    if working:
-        ways.append(f"let cluster.num_workers be {_listed(working, 'one of ')}")
-    smallest, micro = world_sizes(job)[0], job.train.micro_batch_images
-    batch = max(1, job.train.global_batch_images // (smallest * micro)) * smallest * micro
-    return ", or ".join(ways) or f"write cluster.num_workers = {smallest} and train.global_batch_images = {batch}"
+    working = [size for size in asked if splits(job, size)]
+    ways = [f"or write train.micro_batch_images = {micro}"] if micro else []
+    ways += [f"or let cluster.num_workers begin with {_listed(working, 'one of ')}"] if working else []
+    return ", ".join(ways) or "or change train.micro_batch_images"
 
 
 def _listed(sizes: Sequence[int], several: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from gen_dist.job.errors import JobError
 from gen_dist.job.limits import limit_problems
 from gen_dist.job.overrides import Override, origin_of, parse, place
 from gen_dist.job.problem import Problem, choose
-from gen_dist.job.settings import CATALOG, learns_many_sizes, recipe_names, settings_of, zero_max
+from gen_dist.job.settings import CATALOG, folder_keys, learns_many_sizes, recipe_names, settings_of, zero_max
 from gen_dist.job.shards import data_problems
-from gen_dist.job.spec import JobSpec, Spec, folder_keys
+from gen_dist.job.spec import JobSpec, Spec
 
 MOST_NEARBY_FILES = 8
 EMBEDDED = "embedded://"
@@ -35,7 +35,7 @@ def load_job(
 ) -> JobSpec:
     """The job of a TOML file, or of a job.resolved.json, checked; `overrides` are texts like `train.zero_stage=2`.
 
-    Raises JobError with one line a problem: types, names, arithmetic for every allowed number of workers, ZeRO
+    Raises JobError with one line a problem: types, names, arithmetic for the smallest number of workers, ZeRO
     stages, and with `looks_at_data`, where the data is on this machine, its shards; with `looks_at_models`, where the
     run is to be on this machine, the folders of networks that `model` names. With `away` the job is for other
     machines: folders are theirs and not looked at, and none may be relative to the current one.
@@ -48,12 +48,14 @@ def load_job(
     _keep_texts(raw, typed)
     job, more = _build(raw, catalog)
     if away:
-        more += away_problems(raw, job)
+        known = job.recipe in recipe_names(catalog)
+        more += away_problems(raw, job, folder_keys(settings_of(job.recipe, catalog)) if known else ())
         looks_at_data = looks_at_data and job.data.url.startswith(EMBEDDED)
     if looks_at_data and not any(problem.key.startswith("data") for problem in more):
         more += data_problems(job.data)
     if looks_at_models and not away and not any(problem.key in ("recipe", "cluster") for problem in more):
-        more += _missing_folders(job, catalog, doubtful={problem.key for problem in more})
+        doubtful = {problem.key for problem in more}
+        more += [problem for problem in missing_folders(job, catalog) if problem.key not in doubtful]
     lines = refused + [_line(problem, typed, str(path)) for problem in [*found, *more]]
     if lines:
         raise JobError(list(dict.fromkeys(lines)))
@@ -134,15 +136,14 @@ def _build(raw: dict[str, Any], catalog: Path) -> tuple[JobSpec, list[Problem]]:
     return job, found
 
 
-def _missing_folders(job: JobSpec, catalog: Path, doubtful: Collection[str]) -> list[Problem]:
+def missing_folders(job: JobSpec, catalog: Path = CATALOG) -> list[Problem]:
     """Of networks that the recipe reads, which a cluster's machines may have though this one has not."""
     if job.cluster.address:
         return []
-    keys = [name for name in folder_keys(settings_of(job.recipe, catalog)) if f"model.{name}" not in doubtful]
     what, remedy = "no such folder on this machine", "put the network there, or name the folder that it is in"
     return [
         Problem(f"model.{name}", what, remedy, folder)
-        for name in keys
+        for name in folder_keys(settings_of(job.recipe, catalog))
         if (folder := job.model.get(name)) and not Path(folder).is_dir()
     ]
 

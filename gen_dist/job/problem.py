@@ -24,8 +24,13 @@ class Problem:
 
     def line(self, origin: str) -> str:
         """`origin: key=value: what; remedy`, where origin is the job file."""
+        return f"{origin}: {self.warning}"
+
+    @property
+    def warning(self) -> str:
+        """`key=value: what; remedy`."""
         value = "" if self.value is NO_VALUE else f"={shown(self.value)}"
-        return f"{origin}: {self.key}{value}: {self.verdict}"
+        return f"{self.key}{value}: {self.verdict}"
 
     @property
     def verdict(self) -> str:

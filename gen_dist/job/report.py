@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gen_dist.job.arithmetic import derived, world_sizes
-from gen_dist.job.load import resolve
+from gen_dist.job.arithmetic import asked_sizes, derived, world_sizes
+from gen_dist.job.load import missing_folders, resolve
 from gen_dist.job.settings import CATALOG, compared_images, settings_of, zero_max
 from gen_dist.job.shards import shards
 from gen_dist.job.spec import JobSpec, Spec
@@ -27,7 +27,10 @@ def report(job: JobSpec, *, file: str, catalog: Path = CATALOG) -> dict[str, Any
         "file": file,
         "job": resolve(job),
         "derived": derived(job, zero_max(settings(**job.model))) | {"data": data},
-        "warnings": list(_warnings(job, settings)),
+        "warnings": [
+            *_warnings(job, settings),
+            *(missing.warning for missing in missing_folders(job, catalog)),
+        ],
     }
 
 
@@ -45,12 +48,20 @@ def _amount(url: str, pattern: str) -> dict[str, int] | None:
 
 
 def _warnings(job: JobSpec, settings: type[Spec]) -> Iterator[str]:
+    yield from ends_early(job, settings)
     cluster, cpus = job.cluster, os.cpu_count() or 1
     compared, micro = compared_images(settings), job.train.micro_batch_images
     if micro % compared:
         yield (
             f"train.micro_batch_images={micro}: recipe '{job.recipe}' compares {compared} neighbours, fewer where a"
             f" micro-batch does not divide by {compared}; write {-(-micro // compared) * compared}"
+        )
+    named, works = asked_sizes(job), world_sizes(job)
+    if works[-1] < named[-1]:
+        yield (
+            f"cluster.num_workers=[{named[0]}, {named[-1]}]: at most {works[-1]} of them at {micro} images of"
+            f" train.micro_batch_images split train.global_batch_images={job.train.global_batch_images}; for more,"
+            f" write a multiple of {named[-1] * micro} there, or smaller micro-batches"
         )
     if not cluster.address and world_sizes(job)[0] * cluster.cpus_per_worker > cpus:
         asked = f"{world_sizes(job)[0]} x cluster.cpus_per_worker={cluster.cpus_per_worker:g}"
@@ -61,6 +72,16 @@ def _warnings(job: JobSpec, settings: type[Spec]) -> Iterator[str]:
         yield (
             f"cluster.threads_per_worker={cluster.threads_per_worker}: more than cluster.cpus_per_worker="
             f"{cluster.cpus_per_worker:g}; workers on one machine will wait for each other"
+        )
+
+
+def ends_early(job: JobSpec, settings: type[Spec]) -> Iterator[str]:
+    """A warning where the run would end before the part of its recipe begins that draws."""
+    first = int(getattr(settings(**job.model), "first_images", 0))
+    if first >= job.train.total_images:
+        yield (
+            f"train.total_images={job.train.total_images}: the run ends before what draws begins to learn, after {first}"
+            f" images of the first part; write more than {first}, or a shorter first part"
         )
 
 

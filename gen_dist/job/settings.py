@@ -13,9 +13,10 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 from gen_dist.job.errors import JobError
-from gen_dist.job.spec import Spec
+from gen_dist.job.spec import Folder, Spec
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CATALOG = PACKAGE / "recipes" / "catalog.py"
@@ -55,6 +56,12 @@ def learns_many_sizes(settings: type[Spec]) -> bool:
 def enlarges(settings: type[Spec]) -> bool:
     """Whether the recipe draws from small images (`Settings.enlarges_px`)."""
     return hasattr(settings, "enlarges_px")
+
+
+def folder_keys(settings: type[Spec]) -> list[str]:
+    """Settings that name a folder (`gen_dist.job.spec.Folder`)."""
+    (mark,) = get_args(Folder)[1:]
+    return [name for name, field in settings.model_fields.items() if mark in field.metadata]
 
 
 def compared_images(settings: type[Spec] | Spec) -> int:

@@ -121,12 +121,6 @@ Folder = Annotated[str, AfterValidator(_folder)]
 """A folder of this machine, written relative to the current one and kept absolute: workers start elsewhere."""
 
 
-def folder_keys(spec: type[Spec] | Spec) -> list[str]:
-    """The settings that name a `Folder`."""
-    fields = (spec if isinstance(spec, type) else type(spec)).model_fields
-    return [name for name, field in fields.items() if AfterValidator(_folder) in field.metadata]
-
-
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
 Extensions = Annotated[str, AfterValidator(_extensions)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
@@ -251,8 +245,8 @@ class TrainSpec(Spec):
     total_images: PositiveInt = Field(examples=[100_000])
     """Images to learn from before the run ends; rounded up to whole steps."""
     global_batch_images: PositiveInt = 64
-    """Images of one step, over all workers. A multiple of workers x `micro_batch_images`, for every allowed number
-    of workers; the rest is made up by accumulating gradients."""
+    """Images of one step, over all workers. A multiple of workers x `micro_batch_images`, with a range of workers of
+    its smallest number; the rest is made up by accumulating gradients."""
     micro_batch_images: PositiveInt = 32
     """Images that one worker holds at a time. Lower it when memory runs out; accumulation makes up for it."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -288,7 +282,9 @@ class ClusterSpec(Spec):
     """How many workers, and what each of them gets."""
 
     num_workers: Annotated[int | list[int], PlainValidator(_num_workers)] = 1
-    """Worker processes: a count, or `[min, max]` for a run that shrinks and grows with its cluster."""
+    """Worker processes: a count, or `[min, max]` for a run that shrinks and grows with its cluster. It takes the
+    largest number in there that there is room for and that splits `train.global_batch_images`; `gen-dist check`
+    lists them."""
     use_gpu: bool = False
     """One GPU for each worker."""
     threads_per_worker: PositiveInt = 1

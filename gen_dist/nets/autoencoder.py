@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from gen_dist.job.errors import GenDistError
 from gen_dist.nets.committed import newest_committed, read_facts, read_tensors
@@ -51,10 +52,11 @@ class StoredAutoencoder:
             if name != "latent_diffusion":
                 raise AutoencoderError(f"{where}: a model of {name}; name one of latent_diffusion")
             settings = {key: model[key] for key in (*SHARED, "autoencoder_images")}
-            if checkpoint:
-                tensors, state = read_tensors(checkpoint, _network), read_tensors(checkpoint, _state)
-            else:
-                tensors, state = (load_file(folder / file) for file in FILES)
+            with unset_fake_temporarily():  # a plan makes tensors without data, and a file has some
+                if checkpoint:
+                    tensors, state = read_tensors(checkpoint, _network), read_tensors(checkpoint, _state)
+                else:
+                    tensors, state = (load_file(folder / file) for file in FILES)
         except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
             raise AutoencoderError(f"{where}: unreadable ({error}); name another checkpoint") from None
         if model.get("autoencoder"):

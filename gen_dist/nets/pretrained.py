@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from gen_dist.job.errors import GenDistError
+from gen_dist.nets.known_shapes import CountedTokens, Known, known
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 
-_WANTS_WEIGHTS: ContextVar[bool] = ContextVar("wants_weights", default=True)
+_ASSUMED: ContextVar[dict[str, str] | None] = ContextVar("assumed", default=None)
+"""None: models are made with their weights."""
 
 
 class PretrainedError(GenDistError):
@@ -20,24 +22,40 @@ class PretrainedError(GenDistError):
 
 
 @contextlib.contextmanager
-def shapes_alone() -> Iterator[None]:
-    """Models in here are made from their config.json: who counts them needs no weights."""
-    before = _WANTS_WEIGHTS.set(False)
+def shapes_alone() -> Iterator[dict[str, str]]:
+    """Models in here are made from their config.json: who counts them needs no weights.
+
+    A folder that is not there, of a name in known_shapes.py, has the sizes of that model. Gives those folders, with
+    what each is taken for; they are filled in as models are made.
+    """
+    assumed: dict[str, str] = {}
+    before = _ASSUMED.set(assumed)
     try:
-        yield
+        yield assumed
     finally:
-        _WANTS_WEIGHTS.reset(before)
+        _ASSUMED.reset(before)
 
 
 def wants_weights() -> bool:
     """Whether models are made with their weights here, or from their shapes alone."""
-    return _WANTS_WEIGHTS.get()
+    return _ASSUMED.get() is None
+
+
+def _taken_for(folder: Path) -> Known | None:
+    """The model whose sizes a missing folder is given here; None where it is read."""
+    assumed = _ASSUMED.get()
+    found = None if assumed is None else known(folder)
+    if found is not None and assumed is not None:
+        assumed[str(folder)] = found.what
+    return found
 
 
 def model_type(folder: Path, *, setting: str, what: str) -> str:
     """What config.json says it is. Raises: PretrainedError with `setting` and `what` to name instead."""
     from transformers import AutoConfig
 
+    if stand_in := _taken_for(folder):
+        return str(stand_in.config().model_type)
     if not (folder / "config.json").exists():
         raise PretrainedError(f"model.{setting}={str(folder)!r}: no config.json there; name {what}")
     return str(AutoConfig.from_pretrained(str(folder), local_files_only=True).model_type)
@@ -50,6 +68,10 @@ def load_model(cls: Any, folder: Path, *, setting: str) -> Any:
     try:
         if wants_weights():
             return cls.from_pretrained(str(folder), local_files_only=True)
+        if stand_in := _taken_for(folder):
+            config = stand_in.config()
+            whole = isinstance(config, cls.config_class)
+            return cls(config if whole else getattr(config, cls.config_class.base_config_key))
         if cls is AutoModel:
             return cls.from_config(AutoConfig.from_pretrained(str(folder), local_files_only=True))
         return cls(cls.config_class.from_pretrained(str(folder), local_files_only=True))
@@ -61,8 +83,14 @@ def load_model(cls: Any, folder: Path, *, setting: str) -> Any:
 
 
 def load_tokenizer(folder: Path, *, setting: str) -> Any:
-    """The tokenizer beside a text model. Raises: PretrainedError where there is none."""
+    """The tokenizer beside a text model; of a folder whose sizes are assumed, one that counts tokens alone.
+
+    Raises: PretrainedError where there is none.
+    """
     from transformers import AutoTokenizer
+
+    if stand_in := _taken_for(folder):
+        return CountedTokens(stand_in.tokens)
 
     # of some kinds of tokenizer transformers makes an empty one where there is none, which reads every word as unknown
     if not any((folder / name).exists() for name in VOCABULARIES):

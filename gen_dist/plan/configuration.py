@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from gen_dist.job import arithmetic
 from gen_dist.job.settings import compared_images, zero_max
 from gen_dist.job.spec import JobSpec
 from gen_dist.plan.duration import PhaseTime, Setting, phase_time, run_s
+from gen_dist.plan.growth import Growth
 from gen_dist.plan.memory import Memory, gpu_memory
 from gen_dist.plan.states import States, group_states
 from gen_dist.plan.trace import Model, PhaseCost
@@ -17,6 +19,11 @@ LARGEST_MICRO_BATCH_IMAGES = 1 << 20
 
 Costs = Callable[[int], Mapping[str, PhaseCost]]
 """Of all phases by name, for a micro-batch of so many images."""
+
+
+def split_groups(stages: Mapping[str, int]) -> frozenset[str]:
+    """Groups whose weights are split over the workers."""
+    return frozenset(group for group, stage in stages.items() if stage == 3)
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Weighing:
 
     def stages(self, stage: int) -> dict[str, int]:
         """Of the engines where every group is at `stage`, or as near to it as it may go."""
-        highest = zero_max(type(self._model.recipe.settings))
+        highest = zero_max(self._model.recipe.settings)
         return self._engine_stages({name: min(stage, highest.get(name, stage)) for name in self._sizes})
 
     def stages_of_job(self) -> dict[str, int]:
@@ -113,8 +120,9 @@ class Weighing:
         whole = [size for size in divisors if size % self._together == 0]
         return max(whole or divisors)
 
-    def best(self, stages: Mapping[str, int], *, offload: bool, costs: Costs) -> Outcome:
+    def best(self, stages: Mapping[str, int], *, offload: bool, growth: Growth) -> Outcome:
         """At the largest usable micro-batch that fits; at 1 image where nothing does."""
+        costs = partial(growth.costs, split=split_groups(stages))
         largest = self.largest_micro_batch(self.states(stages, offload=offload), costs)
         micro = self.usable(largest)
         return self.outcome(Configuration(dict(stages), offload, micro), costs(micro), largest=largest)

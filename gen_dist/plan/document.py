@@ -1,7 +1,8 @@
 """The section "What it costs" of infra/README.md: what jobs need on 8 to 4,096 GPUs.
 
 `python -m gen_dist.plan.document infra/README.md` writes it again between its two marks, for the jobs that its first
-mark names. Folders of pretrained models that they name must lie here, with their config.json and tokenizers.
+mark names. Folders of pretrained models that they name lie here, with config.json and tokenizer, or have
+a name of gen_dist/nets/known_shapes.py.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def section(jobs: Sequence[str]) -> str:
         f"Calculated by `gen-dist plan JOB --gpu {GPU} --workers N --price-per-gpu-hour {PRICE:g}`, not measured.",
         "Memory, FLOPs and bytes sent are counted on the job itself. Speeds are those of datasheets",
         f"({gpu.source}),",
-        f"of which {MFU['bf16']:.0%} of the FLOP/s, {MEMORY_SHARE:.0%} of the memory's and {LINK_SHARE:.0%} of the",
-        f"links' speed are assumed to be reached, with {LAUNCH_S * 1e6:g} µs a kernel and nothing overlapping. A speed",
-        "measured on one GPU takes their place: `--measured-images-per-s`. Start, sample grids, checkpoints and lost",
-        "machines are left out.",
+        f"of which {MFU['bf16']:.0%} of the FLOP/s in bf16 and {MFU['fp32']:.0%} of those in fp32, as penalties are,",
+        f"{MEMORY_SHARE:.0%} of the memory's and {LINK_SHARE:.0%} of the links' speed are assumed to be reached, with",
+        f"{LAUNCH_S * 1e6:g} µs a kernel and nothing overlapping. A speed measured on one GPU takes their place:",
+        "`--measured-images-per-s`. Start, sample grids, checkpoints and lost machines are left out.",
     ]
     for path in jobs:
         lines += ["", *table(path)]

@@ -32,7 +32,8 @@ class Setting:
     workers: int
     precision: str
     persistence_elements: int
-    mfu: float
+    mfu: Mapping[str, float]
+    """Share of the GPU's peak that is reached, by precision."""
     correction: float = 1.0
     """Of computing, from a measured speed."""
 
@@ -59,7 +60,7 @@ def compute_s(cost: PhaseCost, setting: Setting) -> tuple[float, str]:
     """One micro-batch, forward and backward; and what bounds it."""
     gpu = setting.gpu
     bounds = {
-        "FLOPs": cost.flops / (setting.mfu * gpu.flops_per_s(setting.precision)),
+        "FLOPs": cost.flops / (setting.mfu[cost.precision] * gpu.flops_per_s(cost.precision)),
         "memory": cost.moved_bytes / (MEMORY_SHARE * gpu.memory_bytes_per_s),
         "launches": cost.num_kernels * LAUNCH_S,
     }

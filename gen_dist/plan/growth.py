@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 from gen_dist.job.settings import compared_images
@@ -17,12 +18,13 @@ class Growth:
     def __init__(self, model: Model) -> None:
         together = compared_images(model.recipe.settings)
         self._small = math.lcm(COUNTED_IMAGES, together)
-        self._low, self._high = model.costs(self._small), model.costs(2 * self._small)
+        self._model = model
 
-    def costs(self, micro_batch_images: int) -> dict[str, PhaseCost]:
-        """Every phase by name."""
+    def costs(self, micro_batch_images: int, split: Collection[str] = ()) -> dict[str, PhaseCost]:
+        """Every phase by name; `split`: groups at ZeRO-3."""
+        low, high = (self._model.costs(size, split) for size in (self._small, 2 * self._small))
         share = micro_batch_images / self._small - 1.0
-        return {name: _on_line(low, self._high[name], share) for name, low in self._low.items()}
+        return {name: _on_line(cost, high[name], share) for name, cost in low.items()}
 
 
 def _on_line(low: PhaseCost, high: PhaseCost, share: float) -> PhaseCost:

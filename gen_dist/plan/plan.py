@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from gen_dist.job import arithmetic
 from gen_dist.job.spec import JobSpec
 from gen_dist.plan.choice import recommended
-from gen_dist.plan.configuration import Configuration, Outcome, Weighing
+from gen_dist.plan.configuration import Configuration, Outcome, Weighing, split_groups
 from gen_dist.plan.duration import MFU, Setting, compute_s
 from gen_dist.plan.errors import PlanError
 from gen_dist.plan.gpus import Gpu
 from gen_dist.plan.growth import Growth
 from gen_dist.plan.stored import Storage, storage
-from gen_dist.plan.trace import Model
+from gen_dist.plan.trace import Model, PhaseCost
 
 S_PER_HOUR, S_PER_DAY = 3600.0, 86400.0
 STAGES = range(4)
@@ -42,7 +44,8 @@ class Plan:
 
     job: JobSpec
     asked: Asked
-    mfu: float
+    mfu: dict[str, float]
+    """Share of the GPU's peak, by the precisions that phases compute in."""
     parameters: dict[str, int]
     """By group."""
     outcomes: list[Outcome]
@@ -52,6 +55,8 @@ class Plan:
     best: Outcome
     why: str
     storage: Storage
+    assumed: dict[str, str]
+    """Folders of pretrained models that are not here: what each is taken for."""
 
     def days(self, outcome: Outcome) -> float:
         """Of the whole run."""
@@ -79,6 +84,7 @@ class Plan:
             "as_the_job_says": self._outcome_facts(self.own),
             "configurations": [self._outcome_facts(outcome) for outcome in self.outcomes],
             "storage": asdict(self.storage),
+            "assumed_folders": self.assumed,
         }
 
     def _outcome_facts(self, outcome: Outcome) -> dict[str, Any]:
@@ -113,17 +119,19 @@ def make_plan(job: JobSpec, asked: Asked, *, model: Model | None = None, counted
         asked.workers,
         job.train.precision,
         job.train.zero3_persistence_elements,
-        mfu=asked.mfu or MFU[job.train.precision],
+        mfu={precision: asked.mfu or share for precision, share in MFU.items()},
     )
     if asked.measured_images_per_s:
-        setting = replace(setting, correction=_correction(job, model, growth, setting, asked.measured_images_per_s))
+        split = split_groups(Weighing(job, model, setting).stages_of_job())
+        costs = growth.costs(job.train.micro_batch_images, split)
+        setting = replace(setting, correction=_correction(job, model, costs, setting, asked.measured_images_per_s))
     weighing = Weighing(job, model, setting)
     outcomes = _outcomes(weighing, growth)
     best, why = recommended(outcomes, asked.gpu, workers=asked.workers)
     return Plan(
         job,
         asked,
-        mfu=setting.mfu,
+        mfu={phase.precision: setting.mfu[phase.precision] for phase in growth.costs(1).values()},
         parameters={name: size.total for name, size in model.sizes().items()},
         outcomes=outcomes,
         own=_own(job, weighing, growth),
@@ -132,6 +140,7 @@ def make_plan(job: JobSpec, asked: Asked, *, model: Model | None = None, counted
         storage=storage(
             job, model.recipe, model.sizes().values(), state_bytes=model.state_bytes(), sample_bytes=asked.sample_bytes
         ),
+        assumed=model.assumed,
     )
 
 
@@ -159,7 +168,7 @@ def _outcomes(weighing: Weighing, growth: Growth) -> list[Outcome]:
             if key in seen or (offload and not any(stages.values())):
                 continue
             seen.add(key)
-            found.append(weighing.best(stages, offload=offload, costs=growth.costs))
+            found.append(weighing.best(stages, offload=offload, growth=growth))
     return found
 
 
@@ -168,8 +177,9 @@ def _counted(weighing: Weighing, model: Model, best: Outcome) -> Outcome:
     chosen, largest = best.configuration, best.largest_micro_batch_images
     if best.memory.total < COUNT_FROM * weighing.setting.gpu.memory_bytes:
         return best
+    split = split_groups(chosen.stages)
     while True:
-        counted = weighing.outcome(chosen, model.costs(chosen.micro_batch_images), largest=largest)
+        counted = weighing.outcome(chosen, model.costs(chosen.micro_batch_images, split), largest=largest)
         if counted.fits or chosen.micro_batch_images == 1:
             return counted
         chosen = replace(chosen, micro_batch_images=weighing.usable(chosen.micro_batch_images - 1))
@@ -180,14 +190,16 @@ def _own(job: JobSpec, weighing: Weighing, growth: Growth) -> Outcome:
     stages, micro = weighing.stages_of_job(), job.train.micro_batch_images
     if not arithmetic.splits(job, weighing.setting.workers):
         micro = weighing.usable(micro)
-    largest = weighing.largest_micro_batch(weighing.states(stages, offload=False), growth.costs)
-    return weighing.outcome(Configuration(stages, False, micro), growth.costs(micro), largest=largest)
+    costs = partial(growth.costs, split=split_groups(stages))
+    largest = weighing.largest_micro_batch(weighing.states(stages, offload=False), costs)
+    return weighing.outcome(Configuration(stages, False, micro), costs(micro), largest=largest)
 
 
-def _correction(job: JobSpec, model: Model, growth: Growth, setting: Setting, images_per_s: float) -> float:
+def _correction(
+    job: JobSpec, model: Model, costs: Mapping[str, PhaseCost], setting: Setting, images_per_s: float
+) -> float:
     """Measured over calculated time of computing, on average over the run, at the job's micro-batch."""
     micro = job.train.micro_batch_images
-    costs = growth.costs(micro)
     calculated_s = sum(
         kind.num_steps * sum(compute_s(costs[name], setting)[0] for name in kind.phases) for kind in model.kinds
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,16 +50,25 @@ class PhaseCost:
     """How often each network is called: at ZeRO-3 its weights are gathered so often."""
     called_groups: tuple[str, ...]
     """Whose networks those are."""
+    precision: str
+    """What its networks compute in: that of the job, or fp32 where the phase wants it."""
 
 
 class _Counted:
     """A network as a loss sees it: float32 in and out, as `Route` of gen_dist/train/engines.py; its calls counted."""
 
-    def __init__(self, name: str, net: nn.Module, calls: Counter[str], dtype: torch.dtype) -> None:
-        self._name, self._net, self._calls, self._dtype = name, net, calls, dtype
+    def __init__(
+        self, name: str, net: nn.Module, calls: Counter[str], dtype: torch.dtype, *, widened: bool = False
+    ) -> None:
+        """`widened`: weights of another format are copied to float32 at each call."""
+        self._name, self._net, self._calls, self._dtype, self._widened = name, net, calls, dtype, widened
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._calls[self._name] += 1
+        if self._widened:
+            tensors = (*self._net.named_parameters(), *self._net.named_buffers())
+            weights = {name: _cast(value, torch.float32) for name, value in tensors}
+            return torch.func.functional_call(self._net, weights, args, kwargs)
         if self._dtype == torch.float32:
             return self._net(*args, **kwargs)
         args, kwargs = tree_map(lambda value: _cast(value, self._dtype), (args, kwargs))
@@ -77,7 +86,7 @@ class Model:
         self._job = job
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._dtype = torch.bfloat16 if job.train.precision == "bf16" else torch.float32
-        with self._fake, shapes_alone():
+        with self._fake, shapes_alone() as self.assumed:
             self.recipe = catalog.build(job.recipe, job.model)
             self._nets = {name: _in(self._dtype, net) for name, net in self.recipe.networks().items()}
             self._frozen = {name: net.eval().requires_grad_(False) for name, net in self.recipe.frozen().items()}
@@ -91,7 +100,7 @@ class Model:
             name: GroupSize(tuple(value.numel() for value in net.parameters() if value.requires_grad), 0, average=False)
             for name, net in self._nets.items()
         }
-        self._traced: dict[int, dict[str, PhaseCost]] = {}
+        self._traced: dict[tuple[int, frozenset[str]], dict[str, PhaseCost]] = {}
 
     def sizes(self) -> dict[str, GroupSize]:
         """By group."""
@@ -126,28 +135,47 @@ class Model:
         floats = sum(torch.float32.itemsize * _field_bytes(field) for field in fields if field.kind == "image")
         return images * sum(map(_field_bytes, fields)) + micro_batch_images * floats
 
-    def costs(self, micro_batch_images: int) -> dict[str, PhaseCost]:
-        """Every phase of the run by name. Raises: PlanError."""
-        if micro_batch_images not in self._traced:
+    def costs(self, micro_batch_images: int, split: Collection[str] = ()) -> dict[str, PhaseCost]:
+        """Every phase of the run by name; `split`: groups at ZeRO-3. Raises: PlanError.
+
+        A phase of full precision copies the weights of a group to fp32, unless they are split: see
+        gen_dist/train/engines.py.
+        """
+        whole = self._costs(micro_batch_images, frozenset())
+        full = [cost.called_groups for cost in whole.values() if cost.precision != self._job.train.precision]
+        narrow = frozenset(split) & {group for groups in full for group in groups}
+        return self._costs(micro_batch_images, narrow) if narrow else whole
+
+    def _costs(self, micro_batch_images: int, narrow: frozenset[str]) -> dict[str, PhaseCost]:
+        key = (micro_batch_images, narrow)
+        if key not in self._traced:
             found: dict[str, PhaseCost] = {}
             for kind in self.kinds:
                 if not found.keys() >= set(kind.phases):
-                    found |= self._step(kind, micro_batch_images)
-            self._traced[micro_batch_images] = found
-        return self._traced[micro_batch_images]
+                    found |= self._step(kind, micro_batch_images, narrow)
+            self._traced[key] = found
+        return self._traced[key]
 
-    def _step(self, kind: StepKind, count: int) -> dict[str, PhaseCost]:
-        """One micro-batch through all phases of a step, which may leave each other something in `scratch`."""
+    def _step(self, kind: StepKind, count: int, narrow: frozenset[str]) -> dict[str, PhaseCost]:
+        """One micro-batch through all phases of a step, which may leave each other something in `scratch`.
+
+        `narrow`: groups that keep the job's precision where a phase wants the full one.
+        """
         calls: Counter[str] = Counter()
         routes = {name: _Counted(name, net, calls, self._dtype) for name, net in self._nets.items()}
+        wide = {name: net for name, net in self._nets.items() if self.group_of(name) not in narrow}
+        full_routes = dict(routes)
+        if self._dtype != torch.float32:
+            full_routes |= {name: _Counted(name, net, calls, self._dtype, widened=True) for name, net in wide.items()}
         scratch: dict[str, Any] = {}
-        found = {}
+        found, precision = {}, self._job.train.precision
         with self._fake:
             batch = _batch(self.recipe.batch, count)
             for phase in self.recipe.phases(kind.first):
                 calls.clear()
                 draw = Draw(seed=0, first=kind.first.images, count=count)
-                ctx = Ctx(routes, self._frozen, kind.first, draw, CPU, scratch=scratch)
+                nets = full_routes if phase.full_precision else routes
+                ctx = Ctx(nets, self._frozen, kind.first, draw, CPU, scratch=scratch)
                 meter = self._measured(phase, lambda phase=phase, ctx=ctx: phase.loss(ctx, batch))  # type: ignore[misc]
                 found[phase.name] = PhaseCost(
                     phase.name,
@@ -159,6 +187,7 @@ class Model:
                     num_kernels=meter.num_kernels,
                     calls=dict(calls),
                     called_groups=tuple(dict.fromkeys(map(self.group_of, calls))),
+                    precision="fp32" if phase.full_precision and wide.keys() & calls.keys() else precision,
                 )
                 for value in self._trained[phase.group]:
                     value.grad = None

@@ -52,6 +52,11 @@ class Settings(Spec):
 
     zero_max: ClassVar[dict[str, int]] = {"autoencoder": 3, "denoiser": 3}
 
+    @property
+    def first_images(self) -> int:
+        """Images before the first step of what draws."""
+        return 0 if self.autoencoder else self.autoencoder_images
+
     image_px: PositiveInt = 64
     """Height and width of the images, in pixels."""
     autoencoder: Folder = ""

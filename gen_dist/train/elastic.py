@@ -1,5 +1,8 @@
 """When a group of `cluster.num_workers = [min, max]` grows and shrinks: Ray's policy, asked of the cluster as it is.
 
+Ray's own takes as many workers as there is room for. Here a group has a number of workers that splits the job's batch:
+the largest such number that there is room for.
+
 Ray's own looks at the cluster every 20 s, and at what it saw then every 60 s: a machine that joins stands idle for up
 to 80 s, and after a loss the group is started with the lost machine once more, which takes a time limit of 30 s to
 fail. Here the cluster is looked at whenever something is to be decided. What raises there would end the run: nothing
@@ -11,7 +14,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -48,11 +51,18 @@ class Settled:
         return same
 
 
-class Elastic(ElasticScalingPolicy):  # type: ignore[misc]  # Ray is not typed
-    """As many workers as fit, of those that the job allows."""
+def largest_up_to(room: int, sizes: Collection[int]) -> int:
+    """The largest of `sizes` that fits into room for so many workers; 0 where none does. Pure."""
+    return max((size for size in sizes if size <= room), default=0)
 
-    def __init__(self, scaling_config: ScalingConfig) -> None:
+
+class Elastic(ElasticScalingPolicy):  # type: ignore[misc]  # Ray is not typed
+    """As many workers as fit, of the numbers that the job may run on."""
+
+    def __init__(self, scaling_config: ScalingConfig, sizes: Sequence[int]) -> None:
+        """`sizes`: those numbers, from `min_workers` to `max_workers` of the configuration."""
         super().__init__(scaling_config)
+        self._sizes = tuple(sizes)
         self._settled = Settled()
         self._unsure_since_s: float | None = None
 
@@ -70,6 +80,10 @@ class Elastic(ElasticScalingPolicy):  # type: ignore[misc]  # Ray is not typed
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """A start, once it is certain which machines are there."""
         return NoopDecision() if self._is_unsure() else super().make_decision_for_non_running_worker_group()
+
+    def _count_possible_workers(self, reserved_resources: Mapping[str, Mapping[str, float]]) -> int:
+        """What both decisions go by; below the fewest workers where there is no room for these, so that they wait."""
+        return largest_up_to(super()._count_possible_workers(reserved_resources), self._sizes)
 
     def _is_unsure(self) -> bool:
         """Whether the cluster counts a machine as alive that does not answer, and for not too long."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gen_dist.job import arithmetic
+from gen_dist.job.errors import GenDistError
 from gen_dist.job.spec import JobSpec
 
 LOGS_BYTES = 1 << 30  # of a run: its events, samples and curves
@@ -16,15 +17,17 @@ BYTES_PER_PARAMETER = 16  # of a checkpoint: weight, two moments, average, 4 byt
 
 
 def num_parameters(job: JobSpec) -> int:
-    """Of all trained networks, counted without making them; 0 where the recipe cannot be built so."""
-    import torch
+    """Of all trained networks, counted without making them; 0 where a folder that they need is not on this machine."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from gen_dist.nets.pretrained import shapes_alone
     from gen_dist.recipes import catalog
 
     try:
-        with torch.device("meta"):
+        # not torch's device "meta": transformers makes a model there by a way of its own, which then fails
+        with FakeTensorMode(allow_non_fake_inputs=True), shapes_alone():
             networks = catalog.build(job.recipe, job.model).networks()
-    except Exception:  # noqa: BLE001  an estimate; what is wrong with a recipe is told where it runs
+    except (GenDistError, OSError, ValueError):  # an estimate; what is wrong with a folder is told where the run is
         return 0
     return sum(parameter.numel() for net in networks.values() for parameter in net.parameters())
 

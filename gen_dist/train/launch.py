@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -161,12 +161,17 @@ class Trainer(TorchTrainer):
 
     unwanted: tuple[type, ...] = (DatasetsCallback,)
 
+    def __init__(self, *arguments: Any, sizes: Sequence[int], **settings: Any) -> None:
+        """`sizes`: the numbers of workers that the job may run on; the rest as Ray's trainer has it."""
+        super().__init__(*arguments, **settings)
+        self._sizes = tuple(sizes)
+
     def _create_default_callbacks(self) -> list[Any]:
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, self.unwanted)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         if self.scaling_config.elasticity_enabled:
-            parts["scaling_policy"] = Elastic(self.scaling_config)
+            parts["scaling_policy"] = Elastic(self.scaling_config, self._sizes)
         return super()._initialize_and_run_controller(**parts)
 
 
@@ -181,16 +186,17 @@ class LocalTrainer(Trainer):
 
 def _trainer(job: JobSpec, assignment: Assignment) -> TorchTrainer:
     kind = Trainer if job.cluster.address else LocalTrainer
-    workers = job.cluster.num_workers
+    sizes = arithmetic.world_sizes(job)
     resources = {"CPU": job.cluster.cpus_per_worker}
     if job.cluster.use_gpu:
         resources["GPU"] = 1
     return kind(
         train_worker,
+        sizes=sizes,
         train_loop_config={"assignment": assignment},
         torch_config=TorchConfig(backend="nccl" if job.cluster.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=workers if isinstance(workers, int) else (workers[0], workers[-1]),
+            num_workers=sizes[0] if isinstance(job.cluster.num_workers, int) else (sizes[0], sizes[-1]),
             use_gpu=job.cluster.use_gpu,
             resources_per_worker=resources,
             elastic_resize_monitor_interval_s=LOOK_EVERY_S,

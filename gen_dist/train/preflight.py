@@ -14,6 +14,8 @@ from tempfile import TemporaryFile
 
 from gen_dist.job import arithmetic
 from gen_dist.job.errors import GenDistError
+from gen_dist.job.report import ends_early
+from gen_dist.job.settings import settings_of
 from gen_dist.job.spec import JobSpec, S3Spec
 from gen_dist.registry.answers import SERVED, check_answers
 from gen_dist.store import NoBucketError, StoreError, open_store
@@ -103,6 +105,7 @@ CHEAP = (
 def before_launch(job: JobSpec) -> Iterator[str]:
     """Warnings of the driver, one line each, for a job whose samples were found. Raises: CapacityError, StoreError."""
     check_gpus(job)
+    yield from ends_early(job, settings_of(job.recipe))
     for look in CHEAP:
         if look is SHARDS:
             continue

@@ -131,6 +131,13 @@ def phases_with_networks(
     """Each phase of the run once, in plain torch: (phase, parameters that learn, ctx, batch)."""
     recipe = catalog.build(job.recipe, job.model)
     nets = {name: net.to(device) for name, net in recipe.networks().items()}
+    routes = {False: nets, True: nets}
+    if job.train.precision == "bf16":
+        from gen_dist.train.engines import Route
+
+        nets = {name: net.to(torch.bfloat16) for name, net in nets.items()}
+        routes[False] = {name: Route(name, net, dtype=torch.bfloat16) for name, net in nets.items()}
+        routes[True] = {name: Route(name, net, widened=True) for name, net in nets.items()}
     owned = {
         name: [value for net in group.nets for value in nets[net].parameters()]
         for name, group in recipe.groups().items()
@@ -146,7 +153,7 @@ def phases_with_networks(
                 yield (
                     phase,
                     owned[phase.group],
-                    context(nets, kind.first, job, device, count),
+                    context(routes[phase.full_precision], kind.first, job, device, count),
                     real_batch(recipe, job, device, count),
                 )
 

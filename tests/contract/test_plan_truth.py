@@ -75,10 +75,10 @@ def test_planned_model_states_are_those_that_deepspeed_allocates(
         assert -slack - left <= gradients - wanted <= slack + gathered, name
 
 
-@pytest.mark.parametrize("recipe", catalog.RECIPES)
-def test_planned_activations_are_what_the_allocator_gives_out(recipe: str) -> None:
+@pytest.mark.parametrize(("recipe", "precision"), [*((name, "fp32") for name in catalog.RECIPES), ("gigagan", "bf16")])
+def test_planned_activations_are_what_the_allocator_gives_out(recipe: str, precision: str) -> None:
     torch.set_num_threads(1)
-    job = smoke_job(recipe)
+    job = with_train(smoke_job(recipe), precision=precision)
     measured = plan_truth.peaks_on_cpu(job, COUNT)
     costs = Model(job).costs(COUNT)
     assert measured.keys() == costs.keys()

@@ -57,6 +57,39 @@ def test_the_usual_run_folder_is_relative_and_refused(job: Path) -> None:
         load_job(job, away=True)
 
 
+MODEL_FOLDERS = [
+    ("latent_diffusion", "model.text_encoder"),
+    ("latent_diffusion", "model.autoencoder"),
+    ("gigagan", "model.clip"),
+    ("gigagan", "model.vision"),
+    ("gigagan_upsampler", "model.lpips"),
+    ("gigagan_upsampler", "model.text_encoder"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "key"), MODEL_FOLDERS)
+def test_a_model_of_this_machine_is_refused_and_one_of_theirs_is_left_to_them(job: Path, recipe: str, key: str) -> None:
+    with pytest.raises(JobError) as caught:
+        load_job(job, [f"recipe={recipe}", f"{key}=models/one"], away=True)
+    (line,) = caught.value.lines
+    assert line == (
+        f"--set {key}=models/one: a folder of this machine, which a cluster does not see; write its absolute path"
+        " there, the same on all its machines"
+    )
+    spec = load_job(job, [f"recipe={recipe}", f"{key}=/mnt/models/one"], away=True)
+    assert spec.model[key.removeprefix("model.")] == "/mnt/models/one"
+    for other in ("", "s3://bucket/one", "models:/one@champion"):  # no paths: told of where they are read
+        load_job(job, [f"recipe={recipe}", f"{key}={other}"], away=True)
+
+
+@pytest.mark.parametrize("name", ["base-64", "upsampler-256"])
+def test_the_models_of_a_flagship_job_are_named_anew_for_a_cluster(name: str) -> None:
+    with pytest.raises(JobError) as caught:
+        load_job(f"jobs/gigagan/{name}.toml", ["run.folder=/mnt/runs", "data.url=s3://bucket/shards"], away=True)
+    assert all(".toml: model." in line and "write its absolute path there" in line for line in caught.value.lines)
+    assert len(caught.value.lines) == 3
+
+
 @pytest.mark.parametrize(
     "override",
     [

@@ -231,13 +231,26 @@ def test_a_missing_data_folder_is_told_before_anything_starts(catalog: Path) -> 
     assert told.startswith("--set data.url=/nowhere/at/all: no such folder; create it")
 
 
-def test_the_lines_for_a_range_of_workers_name_what_fails_and_what_works(catalog: Path) -> None:
-    (told,) = lines(catalog, job=JOB.replace("num_workers = 2", "num_workers = [1, 4]").replace("10_000", "99_999"))
+def test_a_range_of_workers_whose_smallest_does_not_work_is_told_which_do(catalog: Path) -> None:
+    (told,) = lines(catalog, job=JOB.replace("num_workers = 2", "num_workers = [3, 9]").replace("10_000", "99_999"))
     assert told == (
-        "try.toml: train.global_batch_images=64: not a multiple of workers x 32 images of train.micro_batch_images for"
-        " 3, 4 of cluster.num_workers=[1, 4]; use 384, or let cluster.num_workers be one of 1, 2"
+        "try.toml: train.global_batch_images=64: not a multiple of 96 (3 workers, the fewest of"
+        " cluster.num_workers=[3, 9], x 32 images of train.micro_batch_images); use 96, or change"
+        " train.micro_batch_images"
     )
-    loaded(catalog, "train.global_batch_images=384", "cluster.num_workers=[1, 4]")
+    few = "train.micro_batch_images=8"
+    (told,) = lines(catalog, few, "cluster.num_workers=[3, 9]")
+    assert told.endswith("; use 48 or 72, or let cluster.num_workers begin with one of 4, 8")
+    loaded(catalog, few, "cluster.num_workers=[4, 9]")
+
+
+def test_a_range_of_workers_is_taken_with_the_numbers_in_it_that_split_the_batch(catalog: Path) -> None:
+    job = loaded(catalog, "train.micro_batch_images=4", "cluster.num_workers=[2, 9]")
+    facts = report(job, file="try.toml", catalog=catalog)
+    assert facts["derived"]["accumulation"] == {"2": 8, "4": 4, "8": 2}
+    assert any("cluster.num_workers=[2, 9]: at most 8 of them" in warning for warning in facts["warnings"])
+    whole = loaded(catalog, "train.micro_batch_images=4", "cluster.num_workers=[2, 8]")
+    assert not any("of them" in warning for warning in report(whole, file="try.toml", catalog=catalog)["warnings"])
 
 
 @pytest.mark.parametrize(

@@ -29,18 +29,20 @@ def refused(*overrides: str, **options: bool) -> str:
     return line
 
 
-@pytest.mark.parametrize("verb", ["check", "train"])
 @pytest.mark.parametrize("key", ["model.text_encoder", "model.autoencoder"])
-def test_a_folder_of_a_network_must_be_there(
-    verb: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_folder_of_a_network_must_be_there_when_the_run_starts(
+    key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([verb, JOB, "--set", f"{key}=clip"]) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        f"--set {key}=clip: no such folder on this machine; put the network there, or name the folder that it is in"
-    ]
+    """A job may be written before its networks are fetched: `check` notes it."""
+    what = "no such folder on this machine; put the network there, or name the folder that it is in"
+    assert main(["check", JOB, "--set", f"{key}=clip"]) == 0
+    assert f"/clip': {what}" in capsys.readouterr().out.splitlines()[-1]
+    assert main(["train", JOB, "--set", f"{key}=clip"]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"--set {key}=clip: {what}"]
     assert not (tmp_path / "runs").exists()
     (tmp_path / "clip").mkdir()
     assert main(["check", JOB, "--set", f"{key}=clip"]) == 0
+    assert "no such folder" not in capsys.readouterr().out
 
 
 def test_a_folder_of_a_network_may_be_on_the_machines_of_a_cluster_alone() -> None:
@@ -75,3 +77,13 @@ def test_other_names_of_models_are_taken(name: str) -> None:
 @pytest.mark.parametrize("folder", ["", " "])
 def test_a_run_has_a_folder(folder: str) -> None:
     assert refused(f"run.folder={folder}").endswith("empty; write such as 'runs', or '.' for the current folder")
+
+
+def test_a_run_that_ends_before_what_draws_learns_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", JOB, "--set", "train.total_images=4000"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(
+        "warning: train.total_images=4000: the run ends before what draws begins to learn, after 8000"
+    )
+    assert main(["check", JOB]) == 0
+    assert "warning: train.total" not in capsys.readouterr().out

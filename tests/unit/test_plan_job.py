@@ -10,7 +10,10 @@ import pytest
 
 from gen_dist.cli.app import main
 from gen_dist.job.load import load_job
+from gen_dist.job.settings import zero_max
 from gen_dist.job.spec import JobSpec
+from gen_dist.plan.configuration import Weighing
+from gen_dist.plan.duration import MFU, Setting
 from gen_dist.plan.errors import PlanError
 from gen_dist.plan.gpus import GPUS, find_gpu
 from gen_dist.plan.growth import Growth
@@ -18,6 +21,7 @@ from gen_dist.plan.memory import Memory
 from gen_dist.plan.plan import Asked, Plan, make_plan
 from gen_dist.plan.trace import Model
 from gen_dist.recipes import catalog
+from tests.support.text_models import write_clip
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("weights", "gradients", "optimizer", "activations", "batch", "buffers", "margin")
@@ -50,8 +54,9 @@ def test_every_recipe_of_the_catalog_is_planned_as_it_stands(recipe: str) -> Non
         memory: Memory = outcome.memory
         assert sum(getattr(memory, part) for part in PARTS) == memory.total
     highest = [outcome.configuration.stages for outcome in plan.outcomes if not outcome.configuration.offload][-1]
-    settings = type(model_of(recipe).recipe.settings)
-    assert dict(highest) == settings.zero_max  # ZeRO 3 where a group allows it, and its highest where not
+    assert dict(highest) == zero_max(
+        model_of(recipe).recipe.settings
+    )  # ZeRO 3 where a group allows it, and its highest where not
 
 
 @pytest.mark.parametrize("recipe", catalog.RECIPES)
@@ -61,6 +66,59 @@ def test_a_line_through_two_sizes_is_what_a_third_takes(recipe: str) -> None:
     for name, cost in counted.items():
         assert line[name].activation_bytes == pytest.approx(cost.activation_bytes, rel=0.01)
         assert line[name].flops == pytest.approx(cost.flops, rel=0.01)
+
+
+def test_a_pretrained_model_that_is_not_here_is_planned_by_the_name_of_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = write_clip(tmp_path, weights=False)["clip-vit-l-14-text"]
+    missing = tmp_path / "away" / written.name
+    read, assumed = (Model(job_of("latent_diffusion", f"model.text_encoder={folder}")) for folder in (written, missing))
+    assert (read.assumed, list(assumed.assumed)) == ({}, [str(missing)])
+    assert assumed.frozen_bytes() == read.frozen_bytes() > 4 * 123_000_000
+    assert assumed.costs(2) == read.costs(2)
+    words = ["--set", f"model.text_encoder={missing}"]
+    assert main(["plan", str(ROOT / "jobs" / "smoke" / "latent_diffusion.toml"), "--gpu", "h100", *words]) == 0
+    said = f"{missing} is not here: sizes of the text model of CLIP ViT-L/14"
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(said)]
+
+
+def test_a_phase_of_full_precision_is_planned_in_fp32_where_training_computes_it_so() -> None:
+    narrow = Model(job_of("gigagan", "train.precision=bf16"))
+    found, wide = narrow.costs(4), model_of("gigagan").costs(4)
+    assert {name: cost.precision for name, cost in found.items()} == {
+        "discriminator": "bf16",
+        "penalty": "fp32",
+        "generator": "bf16",
+    }
+    assert found["penalty"].activation_bytes == pytest.approx(wide["penalty"].activation_bytes, rel=1e-3)
+    copies = 4 * sum(narrow.net_sizes()[net].total for net in found["penalty"].calls)
+    moved = found["penalty"].moved_bytes - wide["penalty"].moved_bytes
+    assert moved >= 1.5 * copies, "fp32 copies of bf16 weights are written, and read for their gradients"
+    assert found["generator"].activation_bytes < 0.7 * wide["generator"].activation_bytes
+    split = narrow.costs(4, {"discriminator"})["penalty"]  # at ZeRO-3 there are no whole weights to copy
+    assert (split.precision, split.activation_bytes < 0.6 * found["penalty"].activation_bytes) == ("bf16", True)
+    assert narrow.costs(4, {"generator"}) is found
+
+
+def test_zero_3_is_as_high_as_the_settings_of_the_job_allow() -> None:
+    stages = {}
+    for form in ("exact", "differences"):
+        job = job_of("gigagan", f"model.r1_form={form}")
+        stages[form] = Weighing(job, Model(job), Setting(find_gpu("h100"), 2, "fp32", 0, mfu=MFU)).stages(3)
+    assert stages["exact"] == {"generator": 3, "discriminator": 2}
+    assert stages["differences"] == {"generator": 3, "discriminator": 3}
+
+
+def test_costs_are_asked_for_with_the_groups_whose_weights_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = model_of("dcgan"), set()
+    costs = model.costs
+    monkeypatch.setattr(model, "costs", lambda size, split=(): (asked.add(frozenset(split)), costs(size, split))[1])
+    weighing = Weighing(job_of("dcgan"), model, Setting(find_gpu("h100"), 4, "fp32", 0, mfu=MFU))
+    for stage, split in ((3, {"generator"}), (2, set())):
+        asked.clear()
+        weighing.best(weighing.stages(stage), offload=False, growth=Growth(model))
+        assert asked == {frozenset(split)}
 
 
 def test_what_the_largest_micro_batch_takes_fits_and_one_more_does_not() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from gen_dist.job.load import load_job
 from gen_dist.job.spec import JobSpec
 from gen_dist.plan.census import WALKED_STEPS, step_kinds
+from gen_dist.plan.duration import Setting, compute_s
 from gen_dist.plan.errors import PlanError
 from gen_dist.plan.gpus import GPUS, find_gpu
 from gen_dist.plan.memory import gpu_memory
@@ -109,8 +111,26 @@ def test_the_numbers_of_a_gpu_are_in_the_units_of_their_names(gpu: Any) -> None:
 
 def cost(name: str, group: str, activation_bytes: int) -> PhaseCost:
     return PhaseCost(
-        name, group, True, activation_bytes, flops=1, moved_bytes=1, num_kernels=1, calls={}, called_groups=(group,)
+        name,
+        group,
+        True,
+        activation_bytes,
+        flops=1,
+        moved_bytes=1,
+        num_kernels=1,
+        calls={},
+        called_groups=(group,),
+        precision="fp32",
     )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_phase_takes_the_time_of_the_precision_that_it_computes_in(precision: str) -> None:
+    gpu = find_gpu("h100")
+    found = replace(cost("one", "a", 10), flops=10**15, precision=precision)
+    took = compute_s(found, Setting(gpu, 4, "bf16", 0, mfu={"bf16": 0.3, "fp32": 0.5}))
+    peaks = {"bf16": 0.3 * 989.4e12, "fp32": 0.5 * 66.9e12}  # of the H100's datasheet
+    assert took == (pytest.approx(10**15 / peaks[precision], rel=0.01), "FLOPs")
 
 
 def test_parts_add_up_at_the_fullest_moment() -> None:
