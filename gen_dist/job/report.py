@@ -80,8 +80,8 @@ def ends_early(job: JobSpec, settings: type[Spec]) -> Iterator[str]:
     first = int(getattr(settings(**job.model), "first_images", 0))
     if first >= job.train.total_images:
         yield (
-            f"train.total_images={job.train.total_images}: the run ends before what draws begins to learn, after {first}"
-            f" images of the first part; write more than {first}, or a shorter first part"
+            f"train.total_images={job.train.total_images}: the run ends before what draws begins to learn, after"
+            f" {first} images of the first part; write more than {first}, or a shorter first part"
         )
 
 

@@ -53,8 +53,7 @@ class Settings(Spec):
     zero_max: ClassVar[dict[str, int]] = {"autoencoder": 3, "denoiser": 3}
 
     @property
-    def first_images(self) -> int:
-        """Images before the first step of what draws."""
+    def first_images(self) -> int:  # before what draws begins to learn
         return 0 if self.autoencoder else self.autoencoder_images
 
     image_px: PositiveInt = 64
@@ -234,13 +233,14 @@ class LatentDiffusion(Recipe):
         """The denoiser learns the latents of the live autoencoder, so that one keeps no average."""
         s = self.settings
         text = ("text",) if self._pretrained is None else ()
-        first = s.autoencoder_images if self._stored is None else 0
-        denoiser = Group(("denoiser", *text), s.denoiser_learning_rate, betas=(0.9, 0.99), span_images=(first, None))
+        denoiser = Group(
+            ("denoiser", *text), s.denoiser_learning_rate, betas=(0.9, 0.99), span_images=(s.first_images, None)
+        )
         if self._stored is not None:
             return {"denoiser": denoiser}
         rate = s.autoencoder_learning_rate
         return {
-            "autoencoder": Group(("encoder", "decoder"), rate, average=False, span_images=(0, first)),
+            "autoencoder": Group(("encoder", "decoder"), rate, average=False, span_images=(0, s.first_images)),
             "denoiser": denoiser,
         }
 
