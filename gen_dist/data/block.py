@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,15 +36,15 @@ class Block:
 
     def member(self, source: int, row: int) -> memoryview:
         """The bytes of the member; none where the sample has no such member, which then does not decode."""
-        start = self.offset_bytes[source][row]
-        for first, data in reversed(self.pieces[self.is_derived[source]]):
-            if first <= start:
-                return data[start - first : start - first + self.size_bytes[source][row]]
-        return memoryview(b"")
+        pieces = self.pieces[self.is_derived[source]]
+        return _bytes_at(pieces, self.offset_bytes[source][row], self.size_bytes[source][row])
 
 
 def read_block(index: Index, number: int, sources: Sequence[Source], rooms: Rooms) -> Block:
-    """Reads what `sources` need of one block. Raises: StoreError; DataError where the shard became shorter."""
+    """Reads what `sources` need of one block.
+
+    Raises: StoreError; DataError where the shard became shorter, or is another one than was indexed.
+    """
     blocks = index.blocks
     rows = int(blocks.shard[number]), int(blocks.first_row[number]), int(blocks.num_samples[number])
     is_derived = tuple(source.is_derived for source in sources)
@@ -55,6 +56,8 @@ def read_block(index: Index, number: int, sources: Sequence[Source], rooms: Room
         if origin is not None and here:
             offsets[here], sizes[here], choice[here] = _members(origin, *rows, [sources[place] for place in here])
             pieces[derived].extend(_read(origin, rows[0], _spans(offsets[here], sizes[here]), rooms))
+            if origin.unproved[rows[0]]:
+                _prove(origin, rows[0], offsets[here], pieces[derived])
     num_bytes = sum(len(data) for held in pieces for _, data in held)
     first_id = int(index.first_of_block[number])
     return Block(first_id, num_bytes, pieces, is_derived, offsets.tolist(), sizes.tolist(), choice.tolist())
@@ -75,6 +78,37 @@ def _read(
                 remedy="keep shards unchanged during a run, and restart it",
             )
         yield start, data
+
+
+def _prove(index: Index, number: int, offsets: np.ndarray, pieces: Sequence[tuple[int, memoryview]]) -> None:
+    """Holds the members at these offsets, -1 for none, against their checksums.
+
+    An index that was made from headers alone has none, and then nothing can be told.
+
+    Raises: DataError where one differs.
+    """
+    table = index.table(number)
+    if not len(table.crc32):
+        return
+    for member in np.searchsorted(table.offset_bytes, np.unique(offsets[offsets >= 0])).tolist():
+        data = _bytes_at(pieces, int(table.offset_bytes[member]), int(table.size_bytes[member]))
+        if zlib.crc32(data) != table.crc32[member]:
+            row = int(np.searchsorted(table.first_member, member, "right")) - 1
+            url = index.store_of(number).url
+            raise DataError(
+                f"other bytes than were indexed (.{table.extensions[int(table.extension_of[member])]})",
+                shard=f"{url}/{index.shards[number].name}",
+                key=table.key(row),
+                remedy=f"run `gen-dist data index {url}` again",
+            )
+
+
+def _bytes_at(pieces: Sequence[tuple[int, memoryview]], start: int, size_bytes: int) -> memoryview:
+    """Of pieces that rise; none for a `start` before all of them."""
+    for first, data in reversed(pieces):
+        if first <= start:
+            return data[start - first : start - first + size_bytes]
+    return memoryview(b"")
 
 
 def _members(

@@ -372,11 +372,11 @@ def test_verify_reads_the_arrays_of_derived_shards(
     assert main(words) == 1
     stops = json.loads(capsys.readouterr().out)["stops"]
     assert len(stops) == 1
-    assert "are not as they were indexed" in stops[0]
+    assert "other bytes than were indexed" in stops[0]
     assert main(["data", "index", str(stored), "--again"]) == 0
     capsys.readouterr()
     assert main(words) == 0  # a run leaves such samples out, up to a share
     notes = [line for line in json.loads(capsys.readouterr().out)["notes"] if ".npy" in line]
     assert len(notes) == 1
     assert "no .npy header" in notes[0]
-    assert "times in what was read; mend the source" in notes[0]
+    assert "times in what was read; run `gen-dist data derive` into another folder" in notes[0]

@@ -91,13 +91,18 @@ def index_from(store: Store, shards: Sequence[ObjectInfo], manifest: Manifest) -
     """The index of shards that are all in the manifest."""
     place = {shard.name: number for number, shard in enumerate(manifest.shards)}
     chosen = [place[shard.name] for shard in shards]
-    # pinned to what is there now: a copy of a folder has other times, and a bucket other tags
+    # pinned to what is there now: a copy of a folder has other times, and a bucket other tags; what is read of such
+    # shards is held against the checksums of the index, for a change may keep the size
     facts = [replace(manifest.shards[n], version=shard.version) for n, shard in zip(chosen, shards, strict=True)]
-    return Index(facts, manifest.blocks.of_shards(chosen), store=store)
+    moved = [manifest.shards[n].version != shard.version for n, shard in zip(chosen, shards, strict=True)]
+    return Index(facts, manifest.blocks.of_shards(chosen), store=store, unproved=moved)
 
 
 def _changed(then: str, now: str) -> bool:
-    """Whether two versions of a shard of one size tell of a change. Times do not: every copy has its own."""
+    """Whether two versions of a shard of one size tell of a change. Times do not: every copy has its own.
+
+    Where only times differ, the checksums decide as the shard is read: see `Index.unproved`.
+    """
     return then.startswith('"') and now.startswith('"') and then != now
 
 

@@ -47,6 +47,7 @@ class Index:
         *,
         store: Store,
         tables: Sequence[ShardTable] | None = None,
+        unproved: Sequence[bool] | None = None,
     ) -> None:
         self.shards, self.blocks = list(shards), blocks
         self._stores = [store] * len(self.shards)
@@ -55,6 +56,9 @@ class Index:
         self.first_of_block = np.concatenate([[0], np.cumsum(blocks.num_samples, dtype=np.int64)])
         """(blocks + 1,) int64: sample numbers at which blocks begin."""
         self._tables: list[ShardTable | None] = list(tables) if tables is not None else [None] * len(self.shards)
+        self.unproved = list(unproved) if unproved is not None else [False] * len(self.shards)
+        """By shard: whether its version is not the one that was indexed, so that only checksums tell a copy from a
+        change."""
         self._kept: OrderedDict[int, ShardTable] = OrderedDict()
         self._lock = threading.Lock()
         self.derived: Index | None = None
@@ -175,6 +179,7 @@ def joined(indices: Sequence[Index]) -> Index:
     whole = Index(shards, blocks, store=indices[0].store_of(0))
     whole._stores = [store for index in indices for store in index._stores]
     whole._tables = [table for index in indices for table in index._tables]
+    whole.unproved = [flag for index in indices for flag in index.unproved]
     derived = [index.derived for index in indices if index.derived is not None]
     if len(derived) == len(indices):
         whole.derived = joined(derived)

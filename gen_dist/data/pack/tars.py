@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gen_dist.data.errors import DataError
-from gen_dist.data.index import find_index
+from gen_dist.data.index import Index, find_index
 from gen_dist.data.pack.listing import (
     BAD_TEXT,
     IMAGE_EXTENSIONS,
@@ -31,6 +32,8 @@ class TarPlace:
     shard: str
     version: str
     members: tuple[tuple[str, int, int], ...]
+    crc32: tuple[int, ...] = ()
+    """Of the members, to hold them against; empty where the shard is the one that was indexed."""
 
     def __repr__(self) -> str:
         """Without the version: a copy of the source has another one, and is the same source."""
@@ -59,7 +62,12 @@ class TarReader:
                 if len(span) < end - first:
                     remedy = "keep the source unchanged while it is packed"
                     raise DataError("the shard became shorter", shard=f"{self.store.url}/{place.shard}", remedy=remedy)
-                yield _raw({name: span[start - first : start - first + size] for name, start, size in place.members})
+                members = {name: span[start - first : start - first + size] for name, start, size in place.members}
+                if place.crc32 and tuple(map(zlib.crc32, members.values())) != place.crc32:
+                    url = self.store.url
+                    what, remedy = "other bytes than were indexed", f"run `gen-dist data index {url}` again"
+                    raise DataError(what, shard=f"{url}/{place.shard}", key=entry.key, remedy=remedy)
+                yield _raw(members)
         finally:
             if file is not None:
                 file.close()
@@ -73,7 +81,7 @@ def list_tars(store: Store, pattern: str) -> Listing:
         sample = index.sample(sample_id)
         members = tuple((name, start, size) for name, (start, size) in sample.members.items())
         size_bytes = sum(size + HEADER_BYTES for _, _, size in members)
-        place = TarPlace(sample.shard.name, sample.shard.version, members)
+        place = TarPlace(sample.shard.name, sample.shard.version, members, _checksums(index, sample_id))
         entries.append(Entry(key_of(sample.key + "."), f"{sample.shard.name} {sample.key}", size_bytes, place))
     left_out = []
     for number, shard in enumerate(index.shards):
@@ -86,6 +94,15 @@ def list_tars(store: Store, pattern: str) -> Listing:
         has_captions=any(shard.num_by_extension.get("txt") for shard in index.shards),
         left_out=left_out,
     )
+
+
+def _checksums(index: Index, sample_id: int) -> tuple[int, ...]:
+    """Of a sample's members where its shard may be another than was indexed, see `Index.unproved`; else none."""
+    number, row = index.locate(sample_id)
+    if not index.unproved[number]:
+        return ()
+    table = index.table(number)
+    return tuple(table.crc32[int(table.first_member[row]) : int(table.first_member[row + 1])].tolist())
 
 
 def _raw(members: dict[str, bytes]) -> Raw | RejectedError:
