@@ -43,7 +43,7 @@ def index(
     """Find the samples of shards, once: where they are, how large, and which cannot be used.
 
     Reads each shard from front to back, decodes every image, and writes NAME.tar.gdx beside it and index.gdx for all.
-    The same command again does only what is missing. Exit code 1: a shard cannot be read.
+    The same command again does only what is missing. Exit code 1: a shard cannot be read, or the store failed.
     """
     from gen_dist.data.errors import DataError
     from gen_dist.data.index.build import Broken, index_shards, tars, write_manifest
@@ -59,7 +59,9 @@ def index(
     found = sorted(_shown(answers, len(shards), as_json=as_json), key=lambda answer: answer.shard.name)
     done = [answer for answer in found if not isinstance(answer, Broken)]
     broken = [answer for answer in found if isinstance(answer, Broken)]
-    manifest = write_manifest(store, done, broken) if done and (not broken or skip_broken) else None
+    is_passing = any(answer.passing for answer in broken)
+    may_write = not broken or (skip_broken and not is_passing)
+    manifest = write_manifest(store, done, broken) if done and may_write else None
     facts: dict[str, Any] = {
         "url": store.url,
         "num_shards": len(shards),
@@ -71,12 +73,12 @@ def index(
             for answer in done
             for left in answer.left_out
         ],
-        "broken": [{"shard": answer.shard.name, "error": answer.line} for answer in broken],
+        "broken": [{"shard": answer.shard.name, "error": answer.line, "passing": answer.passing} for answer in broken],
         "manifest": f"{store.url}/index.gdx" if manifest else None,
         "seconds": round(time.monotonic() - started_s, 1),
     }
     _tell(facts, as_json=as_json)
-    if broken and not skip_broken:
+    if not may_write:
         raise typer.Exit(1)
 
 
@@ -116,7 +118,7 @@ def _tell(facts: dict[str, Any], *, as_json: bool) -> None:
     if facts["num_left_out"] > MOST_LEFT_OUT:
         print(f"left out   {facts['num_left_out']:,} samples in all")
     for broken in facts["broken"]:
-        print(f"broken     {broken['error']}")
+        print(f"{'failed' if broken['passing'] else 'broken':<10} {broken['error']}")
     kept = facts["num_shards"] - facts["num_read"] - len(facts["broken"])
     print(
         f"indexed    {facts['num_samples']:,} samples of {facts['num_shards'] - len(facts['broken']):,} shards"
@@ -124,5 +126,7 @@ def _tell(facts: dict[str, Any], *, as_json: bool) -> None:
     )
     if facts["manifest"]:
         print(f"manifest   {facts['manifest']}")
+    elif any(broken["passing"] for broken in facts["broken"]):
+        print("manifest   not written; the store failed; run this again: it reads only what is missing")
     else:
         print("manifest   not written; mend the broken shards and run this again, or leave them out with --skip-broken")

@@ -45,6 +45,8 @@ class Broken:
     shard: ObjectInfo
     line: str
     """What is wrong, where, and what to do."""
+    passing: bool = False
+    """The store failed, and nothing is known of the shard: it must not go into a manifest as one without samples."""
 
 
 def tars(store: Store, patterns: Sequence[str]) -> list[ObjectInfo]:
@@ -73,7 +75,7 @@ def index_shard(store: Store, shard: ObjectInfo, *, look: bool, has_table: bool,
                     table = scan_shard(file, where=where)
             store.write(shard.name + SUFFIX, table.to_bytes(_facts(shard, look=look)))
     except (DataError, StoreError) as error:
-        return Broken(shard, str(error))
+        return Broken(shard, str(error), passing=isinstance(error, StoreError))
     facts = shard_of(shard.name, shard.size_bytes, shard.version, table)
     return Indexed(facts, cut([table]), table.left_out[:NUM_EXAMPLES], is_new)
 
