@@ -54,7 +54,7 @@ def read_samples(store: Store, shard: ObjectInfo, extensions: frozenset[str]) ->
     """
     where = f"{store.url}/{shard.name}"
     with store.stream(shard.name, version=shard.version) as file:
-        reader = TarReader(file, where=where, seeks=False)
+        reader = TarReader(file, where=where, seeks=False, size_bytes=shard.size_bytes)
         rows: list[Row] = []
         held: dict[str, bytes] = {}
         number = 0

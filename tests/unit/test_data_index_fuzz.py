@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
 import tracemalloc
 
 import numpy as np
@@ -23,6 +24,7 @@ MOST_BYTES = 24 << 20  # far more than any of these files, far less than what a 
 NUM_EXAMPLES = 60  # and memory is watched, which makes all of it slow
 
 SIZES = ["00000000000", "77777777777", "-0000000001", "\x80" + "\0" * 3 + "\x7f" + "\xff" * 6, "\xff" * 11]
+SIZES += ["\x80" + "\0" * 4 + "\4" + "\0" * 5]  # 2**50: more than a file may hold
 KINDS = [*"01234567LKSxgXVMD", "\0", "?"]
 
 
@@ -99,10 +101,13 @@ bounded = settings(
 
 
 @bounded
-@given(damaged_tars(), st.booleans())
-def test_a_damaged_tar_gives_a_sound_table_or_one_line(data: bytes, look: bool) -> None:
+@given(damaged_tars(), st.booleans(), st.booleans())
+def test_a_damaged_tar_gives_a_sound_table_or_one_line(data: bytes, look: bool, is_file: bool) -> None:
     try:
-        table = scan_shard(io.BytesIO(data), where="x.tar", look=look)
+        with tempfile.TemporaryFile() if is_file else io.BytesIO() as file:
+            file.write(data)
+            file.seek(0)
+            table = scan_shard(file, where="x.tar", look=look)
     except DataError as error:
         is_one_line(error, "x.tar")
         return

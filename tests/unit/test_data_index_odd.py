@@ -14,8 +14,9 @@ import webdataset as wds
 
 from gen_dist.data.decode import DecodeError
 from gen_dist.data.errors import DataError
-from gen_dist.data.index import ShardTable, scan_shard
+from gen_dist.data.index import ShardTable, find_index, scan_shard
 from gen_dist.data.index.look import size_px
+from gen_dist.store import open_store
 from tests.support import odd_tars
 from tests.support.odd_images import decode_image, odd_images
 from tests.support.odd_tars import add, jpeg
@@ -182,6 +183,27 @@ def test_a_size_that_cannot_be_is_refused(size: int, look: bool) -> None:
     data = header("a.txt", 1) + bytes(512) + header("b.jpg", size) + bytes(4096)
     with pytest.raises(DataError, match=r"damaged at byte 1024 \(a member of -?[\d,]+ bytes\)"):
         scan(data, look=look)
+
+
+@pytest.mark.parametrize("size", [1024, 2**33, 2**50, 2**59])
+@pytest.mark.parametrize("look", [False, True])
+def test_a_member_that_claims_to_end_behind_the_shard_is_refused(tmp_path: Path, size: int, look: bool) -> None:
+    """On a real file, in which no disk can be told to go that far."""
+    path = tmp_path / "x.tar"
+    path.write_bytes(header("a.txt", 1) + bytes(512) + header("b.jpg", size) + b"x" * 1000)
+    told = rf"damaged at byte 1024 \(a member of {size:,} bytes\)"
+    with path.open("rb") as file, pytest.raises(DataError, match=told):
+        scan_shard(file, where="x.tar", look=look, size_bytes=path.stat().st_size)
+    with pytest.raises(DataError, match=told):
+        find_index(open_store(str(tmp_path)), "*.tar")
+    with path.open("rb") as file, pytest.raises(DataError, match="truncated or damaged at byte"):
+        scan_shard(file, where="x.tar", look=look)  # its size unknown
+
+
+def test_a_link_may_tell_the_size_of_its_target() -> None:
+    data = header("a.txt", 0) + header("b.jpg", 2**50, kind=tarfile.LNKTYPE) + bytes(1024)
+    table = scan_shard(io.BytesIO(data), where="x.tar", size_bytes=len(data))
+    assert [table.key(row) for row in range(len(table))] == ["a"]
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])

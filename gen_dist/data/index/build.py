@@ -67,12 +67,12 @@ def index_shard(store: Store, shard: ObjectInfo, *, look: bool, has_table: bool,
         if table is None:
             if look:
                 with store.stream(shard.name, version=shard.version) as file:
-                    table = scan_shard(file, where=where, look=True)
+                    table = scan_shard(file, where=where, look=True, size_bytes=shard.size_bytes)
             elif has_idx:
                 table = scan_with_idx(store, shard)
             else:
                 with store.open(shard.name, version=shard.version) as file:
-                    table = scan_shard(file, where=where)
+                    table = scan_shard(file, where=where, size_bytes=shard.size_bytes)
             store.write(shard.name + SUFFIX, table.to_bytes(_facts(shard, look=look)))
     except (DataError, StoreError) as error:
         return Broken(shard, str(error), passing=isinstance(error, StoreError))

@@ -38,7 +38,8 @@ def scan_with_idx(store: Store, shard: ObjectInfo) -> ShardTable:
 
     def scan(number: int) -> list[Row]:
         with store.open(shard.name, version=shard.version) as file:
-            return scan_range(file, where=where, start=borders[number], end=borders[number + 1])
+            start, end = borders[number], borders[number + 1]
+            return scan_range(file, where=where, start=start, end=end, size_bytes=shard.size_bytes)
 
     try:
         with ThreadPoolExecutor(num_ranges, thread_name_prefix="gen-dist-idx") as pool:

@@ -51,7 +51,7 @@ def build_index(store: Store, shards: list[ObjectInfo]) -> Index:
 def scan_headers(store: Store, shard: ObjectInfo) -> ShardTable:
     """The table of one shard, not looked at. Raises: DataError, as `scan_shard`; StoreError."""
     with store.open(shard.name, version=shard.version) as file:
-        return scan_shard(file, where=f"{store.url}/{shard.name}")
+        return scan_shard(file, where=f"{store.url}/{shard.name}", size_bytes=shard.size_bytes)
 
 
 def index_of(store: Store, shards: Sequence[ObjectInfo], tables: Sequence[ShardTable]) -> Index:

@@ -27,7 +27,7 @@ from gen_dist.data.decode.errors import DecodeError
 from gen_dist.data.errors import DataError
 from gen_dist.data.index.look import MOST_IMAGE_BYTES, chosen, is_image, size_px
 from gen_dist.data.index.table import LeftOut, ShardTable
-from gen_dist.data.index.tar import Member, TarReader
+from gen_dist.data.index.tar import MOST_BYTES, Member, TarReader
 
 MOST_EXTENSIONS = 4096
 META = re.compile(r"__[^/]*__($|/)")  # webdataset's own records, such as `__index__`
@@ -46,28 +46,30 @@ class Row:
     fault: str = ""
 
 
-def scan_shard(file: BinaryIO, *, where: str, look: bool = False) -> ShardTable:
+def scan_shard(file: BinaryIO, *, where: str, look: bool = False, size_bytes: int = MOST_BYTES) -> ShardTable:
     """The table of one shard. Samples that cannot be used are left out and listed.
+
+    `size_bytes`: of the shard, where it is known; a member that claims more is refused before it is looked for.
 
     With `look` the file is read once from front to back, and need not seek: every member gets its checksum, and every
     image is decoded and measured.
 
     Raises: DataError where the shard is truncated, damaged, compressed or no tar; StoreError.
     """
-    reader = TarReader(file, where=where, seeks=not look)
+    reader = TarReader(file, where=where, seeks=not look, size_bytes=size_bytes)
     rows: list[Row] = []
     for member in reader:
         add(rows, member, reader if look else None)
     return table_of(rows, where=where, looked=look)
 
 
-def scan_range(file: BinaryIO, *, where: str, start: int, end: int) -> list[Row]:
+def scan_range(file: BinaryIO, *, where: str, start: int, end: int, size_bytes: int) -> list[Row]:
     """The samples whose first headers are in bytes [start, end) of a shard, from headers alone.
 
     Raises: DataError, also where `start` or `end` is no border of two members; StoreError.
     """
     rows: list[Row] = []
-    for member in TarReader(file, where=where, seeks=True, start=start, end=end):
+    for member in TarReader(file, where=where, seeks=True, start=start, end=end, size_bytes=size_bytes):
         add(rows, member, None)
     return rows
 

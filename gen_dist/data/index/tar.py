@@ -44,11 +44,22 @@ class Member:
 class TarReader:
     """Iterate for the members; between two of them `pieces` gives the payload of the one at hand.
 
-    `file` is read from front to back; payloads nobody asked for are skipped with seek where `seeks`, else read.
+    `file` is read from front to back; payloads nobody asked for are skipped with seek where `seeks`, else read. No
+    member may end behind `size_bytes`, the size of the whole shard.
     """
 
-    def __init__(self, file: BinaryIO, *, where: str, seeks: bool, start: int = 0, end: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        where: str,
+        seeks: bool,
+        start: int = 0,
+        end: int = MOST_BYTES,
+        size_bytes: int = MOST_BYTES,
+    ) -> None:
         self._file, self._where, self._seeks, self._start, self._end = file, where, seeks, start, end
+        self._size_bytes = size_bytes
         self._position = start  # of the next byte that the file gives
         self._payload_left = 0
 
@@ -111,12 +122,13 @@ class TarReader:
             if not (said["size"].isascii() and said["size"].isdigit() and len(said["size"]) < 20):
                 raise self._damage(f"a size of {said['size'][:40]!r}", at=first)
             size_bytes = int(said["size"])
-        if not 0 <= size_bytes <= MOST_BYTES - self._position:
+        has_payload = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES  # a link may tell its target's size
+        if not 0 <= size_bytes <= (self._size_bytes if has_payload else MOST_BYTES) - self._position:
             raise self._damage(f"a member of {size_bytes:,} bytes", at=first)
         name = said.get("GNU.sparse.name") or said.get("path") or header.name
         if header.isreg():
             return Member(name, first, self._position, size_bytes, sparse)
-        if header.type not in tarfile.SUPPORTED_TYPES:
+        if has_payload:
             self._skip(_padded(size_bytes))  # the others have no payload, whatever their size says
         return None
 
@@ -191,7 +203,10 @@ class TarReader:
     def _skip(self, size_bytes: int) -> None:
         if self._seeks and size_bytes:
             self._position += size_bytes
-            self._file.seek(self._position)
+            try:
+                self._file.seek(self._position)
+            except OSError as error:  # farther than the disk allows a file to reach
+                raise self._damage(f"a member of {size_bytes:,} bytes", at=self._position - size_bytes) from error
             return
         while size_bytes:
             size_bytes -= len(self._read(min(size_bytes, PIECE_BYTES)))

@@ -180,7 +180,7 @@ class Verification:
             where, table = f"{self._store.url}/{shard.name}", index.table(number)
             try:
                 with self._store.stream(shard.name, version=shard.version) as file:
-                    seen = scan_shard(file, where=where, look=True)
+                    seen = scan_shard(file, where=where, look=True, size_bytes=shard.size_bytes)
             except (DataError, StoreError) as error:
                 yield Finding(str(error), stops=True)
                 continue
