@@ -5,6 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from gen_dist.job.pattern import pattern_fault
 from gen_dist.job.problem import Problem, choose
 from gen_dist.job.spec import DataSpec
 
@@ -24,7 +25,7 @@ def local_folder(url: str) -> Path | None:
 def shards(url: str, pattern: str) -> dict[str, int] | None:
     """Name -> bytes of the files below a local `url` that match `pattern`, sorted; None for remote addresses."""
     folder = local_folder(url)
-    if folder is None or not pattern:
+    if folder is None or pattern_fault(pattern):
         return None if folder is None else {}
     found = {path.relative_to(folder).as_posix(): path for path in folder.glob(pattern) if path.is_file()}
     names = [name for name in sorted(found) if _matches(name, pattern) and not name.endswith(NO_SHARDS)]

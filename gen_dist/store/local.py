@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gen_dist.job.pattern import pattern_fault
 from gen_dist.store.base import (
     CHANGED,
     ConflictError,
@@ -44,6 +45,7 @@ REMEDIES = {
     errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
     errno.EROFS: "write to another folder",
     errno.EACCES: "give this user the right to it",
+    errno.ENOTDIR: "name a folder",
 }
 
 
@@ -63,6 +65,8 @@ class LocalStore:
         return {**self.__dict__, "stats": StoreStats()}  # a copy counts what it does itself
 
     def list(self, pattern: str) -> list[ObjectInfo]:
+        if fault := pattern_fault(pattern):
+            raise StoreError(f"{self.url}: the pattern {pattern!r} {fault}", url=self.url)
         for wrong, seen, kind in (
             (self._folder.is_file(), "is a file", StoreError),
             (not self._folder.exists(), "does not exist", MissingError),
@@ -236,6 +240,18 @@ class LocalStore:
         remedy = REMEDIES.get(error.errno or 0, "check that this worker sees the folder")
         kind = MissingError if isinstance(error, FileNotFoundError) else StoreError
         return kind(f"{url}: {error.strerror or error}; {remedy}", url=url)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder to write to, and those above it. Raises: StoreError where it cannot be, or is not writable."""
+    try:
+        _make_folder(folder)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "nothing can be written there")
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "write to another folder")
+        what = f"no folder to write to ({error.strerror or error})"
+        raise StoreError(f"{folder}: {what}; {remedy}", url=str(folder)) from error
 
 
 def _same_size(one: str, other: str) -> bool:

@@ -43,6 +43,7 @@ def derive(
     from gen_dist.job.load import load_resolved
     from gen_dist.job.spec import DataSpec
     from gen_dist.registry.find import find_model
+    from gen_dist.store.local import make_folder
 
     made_by = find_model(model, tracking_uri=tracking_uri)
     settings = made_by.facts.job
@@ -50,7 +51,7 @@ def derive(
     read = {name: getattr(job.data, name) for name in ("image", "caption", "label")} if job else {}
     spec = DataSpec(url=source, **{**read, **({"image": image} if image else {})}, fast_downscale=False)
     if "://" not in dest:
-        Path(dest).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(dest))
     stores = [store_of(url, endpoint_url, region, addressing) for url in (source, dest)]
     index = find_index(stores[0], pattern)
     from gen_dist.sample.derive import default_copied

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,13 +27,10 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Draw a contact sheet with captions and print statistics."""
-    from pathlib import Path
-
-    from gen_dist.data.errors import DataError
     from gen_dist.data.inspect import draw_sheet, look
 
-    if out and not Path(out).parent.is_dir():
-        raise DataError(f"-o {out}: there is no folder {Path(out).parent}", remedy="make it, or write elsewhere")
+    if out and count:
+        _check_out(Path(out))
     found = look(store_of(url, endpoint_url, region, addressing), pattern, num_shown=count, seed=seed)
     facts = found.facts
     if out and count:
@@ -39,12 +38,33 @@ def inspect(
             f"{facts['samples']:,} samples in {facts['shards']:,} shards, {size(facts['size_bytes'])}   ·   "
             f"{len(found.shown)} of them, seed {seed}"
         )
-        Path(out).write_bytes(draw_sheet(found.shown, title=f"{url.rstrip('/')}/{pattern}", subtitle=subtitle))
+        _write(Path(out), draw_sheet(found.shown, title=f"{url.rstrip('/')}/{pattern}", subtitle=subtitle))
         facts = {**facts, "sheet": out}
     if as_json:
         print_report(facts)
     else:
         print(text(facts))
+
+
+def _check_out(out: Path) -> None:
+    """Before the shards are read. Raises: DataError where no sheet could be written."""
+    from gen_dist.data.errors import DataError
+
+    if out.is_dir():
+        raise DataError(f"-o {out}: that is a folder", remedy=f"name the file, such as {out / 'sheet.png'}")
+    if not out.parent.is_dir():
+        raise DataError(f"-o {out}: there is no folder {out.parent}", remedy="make it, or write elsewhere")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise DataError(f"-o {out}: it may not be written", remedy="write elsewhere, such as -o /tmp/sheet.png")
+
+
+def _write(out: Path, data: bytes) -> None:
+    from gen_dist.data.errors import DataError
+
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise DataError(f"-o {out}: not written ({error.strerror or error})", remedy="write elsewhere") from error
 
 
 def size(size_bytes: float) -> str:

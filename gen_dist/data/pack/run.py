@@ -24,8 +24,9 @@ from gen_dist.data.pack.listing import Entry, LeftOut, Listing
 from gen_dist.data.pack.options import HELDOUT, PackOptions, SourceSpec
 from gen_dist.data.pack.plan import ShardPlan, ShardState, finished, identity, ordered, plan_shards, store_plan
 from gen_dist.data.pack.plan import stored_plan as find_plan
-from gen_dist.data.pack.shard import Task, mean_sample_bytes, write_shard
+from gen_dist.data.pack.shard import ROOM, Task, mean_sample_bytes, write_shard
 from gen_dist.store import Store, open_store
+from gen_dist.store.local import make_folder
 
 REPORT = "pack.report.json"
 LONGEST_LIST = 10_000  # of left-out samples in the report; all of them are in pack/SHARD.json
@@ -72,7 +73,7 @@ def pack(
     if not listing.entries:
         raise DataError(f"{spec.url}: no sample in it ({listing.about})", remedy="name a source with images")
     if "://" not in dest:
-        Path(dest).mkdir(parents=True, exist_ok=True)
+        make_folder(Path(dest))
     entries, num_train = ordered(listing.entries, options)
     about = identity(listing, entries, options)
     shards = find_plan(store, about)
@@ -83,7 +84,7 @@ def pack(
         store_plan(store, about, shards)
     states = finished(store, shards)
     missing = [shard for shard in shards if shard.name not in states]
-    with TemporaryDirectory(prefix="gen-dist-pack-", ignore_cleanup_errors=True) as folder:
+    with _working_folder() as folder:
         num_threads = max(1, num_workers // max(1, len(missing)))
         tasks = (_task(shard, entries, listing, options, store, num_threads, Path(folder)) for shard in missing)
         counts = _Counts(shards, states, tell)
@@ -99,6 +100,14 @@ def pack(
         reasons = ", ".join(f"{count} {reason}" for reason, count in facts["left_out"].items())
         raise DataError(f"{spec.url}: no sample could be packed ({reasons})", remedy=f"read {dest}/{REPORT}")
     return Packed(facts)
+
+
+def _working_folder() -> TemporaryDirectory[str]:
+    """Raises: DataError where this machine has none."""
+    try:
+        return TemporaryDirectory(prefix="gen-dist-pack-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise DataError(f"no folder for temporary files ({error.strerror or error})", remedy=ROOM) from error
 
 
 def _refuse_nested(source: str, dest: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from gen_dist.data.errors import DataError
 from gen_dist.data.pack.listing import Entry, LeftOut, Listing, Raw, Reader, RejectedError
 from gen_dist.data.pack.options import PackOptions
 from gen_dist.data.pack.plan import ShardState, state_name
@@ -17,6 +20,9 @@ from gen_dist.store import Store
 
 NUM_PROBES = 32
 TAR_BLOCK_BYTES = 512
+
+ROOM = "make room there, or set TMPDIR to a folder with room for one shard for each of --workers"
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 Member = dict[str, bytes]
 
@@ -47,7 +53,8 @@ def write_shard(task: Task, told: Callable[[], None]) -> ShardState:
     num_samples = size_bytes = 0
     with TemporaryDirectory(dir=task.folder) as folder:
         path = Path(folder, task.name)
-        with path.open("wb") as file, wds.TarWriter(file, "", "", 0o644, encoder=False, mtime=0) as tar:
+        plain = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
+        with _told(task.folder), path.open("wb") as file, wds.TarWriter(file, encoder=False, **plain) as tar:
             for entry, sample in _samples(task):
                 told()
                 if isinstance(sample, RejectedError):
@@ -63,6 +70,17 @@ def write_shard(task: Task, told: Callable[[], None]) -> ShardState:
     state = ShardState(task.name, size_bytes, num_samples, left_out)
     task.store.write(state_name(task.name), state.to_bytes())
     return state
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Raises: DataError where the disk takes no more of the shard."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        raise DataError(f"{folder}: no room to write a shard ({error.strerror})", remedy=ROOM) from error
 
 
 def mean_sample_bytes(listing: Listing, options: PackOptions) -> int:
