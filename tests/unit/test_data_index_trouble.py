@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from gen_dist.cli.app import main
+from gen_dist.data.errors import DataError
 from gen_dist.data.index import find_index
 from gen_dist.store import StoreError, open_store
 from gen_dist.store.local import LocalStore
@@ -46,3 +48,19 @@ def test_no_manifest_is_written_while_the_store_fails(
     facts = json.loads(capsys.readouterr().out)
     assert (facts["num_read"], facts["num_samples"]) == (1, 8)
     assert len(find_index(open_store(str(tmp_path)), "*.tar")) == 8
+
+
+def test_a_table_that_was_not_copied_along_is_made_by_indexing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path, num_samples=4, per_shard=4)
+    assert main(["data", "index", str(tmp_path)]) == 0
+    (tmp_path / "train-00000.tar.gdx").unlink()
+    told = f"train-00000.tar.gdx: the table of this shard is missing; run `gen-dist data index {tmp_path}`"
+    with pytest.raises(DataError, match=re.escape(told)):
+        find_index(open_store(str(tmp_path)), "*.tar").sample(0)
+    capsys.readouterr()
+    assert main(["data", "verify", str(tmp_path)]) == 1
+    assert told in capsys.readouterr().out
+    assert main(["data", "index", str(tmp_path)]) == 0
+    assert find_index(open_store(str(tmp_path)), "*.tar").sample(0).key == "000000"

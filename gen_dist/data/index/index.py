@@ -21,7 +21,7 @@ from gen_dist.data.errors import DataError
 from gen_dist.data.index.blocks import Blocks
 from gen_dist.data.index.manifest import Shard
 from gen_dist.data.index.table import AGAIN, SUFFIX, ShardTable
-from gen_dist.store import ObjectInfo, Store
+from gen_dist.store import MissingError, ObjectInfo, Store
 
 TABLES_BYTES = 256 << 20  # of tables kept in memory where they come from sidecars
 BYTES_PER_SAMPLE = 100  # what a sample of three members takes of them
@@ -83,7 +83,7 @@ class Index:
         return sum(shard.num_left_out for shard in self.shards)
 
     def table(self, number: int) -> ShardTable:
-        """Of one shard. Raises: DataError where its sidecar is of another shard; StoreError."""
+        """Of one shard. Raises: DataError where its sidecar is missing or of another shard; StoreError."""
         held = self._tables[number]
         if held is not None:
             return held
@@ -187,9 +187,14 @@ def joined(indices: Sequence[Index]) -> Index:
 
 
 def read_table(store: Store, shard: Shard) -> ShardTable:
-    """The sidecar of a shard. Raises: DataError where it is of another shard; StoreError."""
+    """The sidecar of a shard. Raises: DataError where it is missing or of another shard; StoreError."""
     name = shard.name + SUFFIX
-    table = ShardTable.from_bytes(bytes(store.read(name)), where=f"{store.url}/{name}")
+    try:
+        data = bytes(store.read(name))
+    except MissingError as error:  # the shards and index.gdx were copied without it, for example
+        what, remedy = "the table of this shard is missing", f"run `gen-dist data index {store.url}`"
+        raise DataError(what, shard=f"{store.url}/{name}", remedy=remedy) from error
+    table = ShardTable.from_bytes(data, where=f"{store.url}/{name}")
     if table.digest != shard.digest or (len(table) and int(table.end_bytes.max()) > shard.size_bytes):
         raise DataError("the table of a shard and the manifest disagree", shard=f"{store.url}/{name}", remedy=AGAIN)
     return table
