@@ -70,8 +70,8 @@ class Ledger:
 
     def check(self, clock: Clock) -> int:
         """How many samples could not be read so far. Collective. Raises: DataError where they are too many."""
-        known = {bad.sample_id for bad in self._bad}  # one sample counts once, in however many epochs it comes
-        fresh = {bad.sample_id for bad in self._new} - known
+        known = set(map(self._sample, self._bad))  # one sample counts once, in however many epochs it comes
+        fresh = set(map(self._sample, self._new)) - known
         new = torch.tensor(float(len(fresh)), device=self._team.device)
         num_bad = len(known) + round(float(self._team.mean(new)) * self._team.size)
         if num_bad > FREE_BAD_SAMPLES and num_bad > self._max_bad_share * clock.images:
@@ -87,6 +87,10 @@ class Ledger:
                 " raise data.max_bad_share",
             )
         return num_bad
+
+    def _sample(self, bad: BadSample) -> tuple[str, int]:
+        """What tells it from all others: a run that streams numbers the samples of each shard from 0 on."""
+        return (bad.shard if self._plan is None else "", bad.sample_id)
 
     def commit(self, clock: Clock) -> dict[str, Any]:
         """What the checkpoint at `clock` keeps. Collective."""

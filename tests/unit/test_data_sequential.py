@@ -25,7 +25,7 @@ from gen_dist.data.order import Plan
 from gen_dist.data.sequential import SequentialStream, Unindexed, find_unindexed
 from gen_dist.data.source import open_stream
 from gen_dist.data.stored import FIRST_BYTES, SAMPLE_BYTES, Stored, read_samples, shuffled
-from gen_dist.data.stream import Batch
+from gen_dist.data.stream import BadSample, Batch
 from gen_dist.job.spec import DataSpec, JobSpec
 from gen_dist.recipes.contract import Clock
 from gen_dist.store import ObjectInfo, open_store
@@ -357,6 +357,25 @@ def test_the_ledger_keeps_that_there_is_nothing_to_prove(folder: Path) -> None:
         DataError, match=r"^here: the run streamed shards without an index, so there is nothing to prove"
     ):
         kept(state, where="here")
+
+
+def test_samples_of_one_number_in_different_shards_are_counted_apart() -> None:
+    def unread(shard: int, number: int) -> BadSample:
+        return BadSample(shard, number, f"s3://b/{shard}.tar", "k", "image: no JPEG")
+
+    def took(ledger: Ledger, *bad: BadSample) -> None:
+        ledger.took({"sample_id": torch.zeros(10, dtype=torch.int64), "bad": list(bad)})
+
+    ledger = Ledger(None, team=Team(torch.device("cpu")), max_bad_share=0.1)
+    took(ledger, *(unread(shard, 3) for shard in range(8)))
+    assert ledger.check(Clock(images=40, step=4)) == 8
+    state = ledger.commit(Clock(images=40, step=4))
+    again = Ledger(None, team=Team(torch.device("cpu")), max_bad_share=0.1, state=state)
+    took(again, unread(0, 3), unread(8, 3), unread(8, 3))  # one of them known, one twice
+    assert again.check(Clock(images=50, step=5)) == 9
+    took(again, *(unread(shard, 3) for shard in range(9, 12)))
+    with pytest.raises(DataError, match=r"12 of 60 samples could not be read, more than data\.max_bad_share"):
+        again.check(Clock(images=60, step=6))
 
 
 def test_a_run_goes_on_as_it_began() -> None:
