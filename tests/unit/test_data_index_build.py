@@ -19,7 +19,7 @@ from gen_dist.data.errors import DataError
 from gen_dist.data.index import find_index
 from gen_dist.data.index.build import Broken, index_shards, tars, write_manifest
 from gen_dist.data.index.manifest import Manifest
-from gen_dist.store import Store, StoreError, open_store
+from gen_dist.store import ConflictError, Store, StoreError, open_store
 from tests.support import odd_tars
 from tests.support.cli import PROGRAM
 from tests.support.gateway import run_gateway
@@ -123,8 +123,10 @@ def test_left_out_samples_are_named_to_the_person(tmp_path: Path, capsys: pytest
     assert "did you mean 'path'?" in capsys.readouterr().err
 
 
-def test_two_who_write_a_manifest_at_once_do_not_undo_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["train-00001.tar", "train-00000.tar"])
+def test_two_who_write_a_manifest_at_once_put_theirs_together(tmp_path: Path, other: str) -> None:
     write_shards(tmp_path, num_samples=8, per_shard=4)
+    tried = []
 
     class Slow:
         """The store, in which somebody else is done between reading and writing."""
@@ -134,12 +136,31 @@ def test_two_who_write_a_manifest_at_once_do_not_undo_each_other(tmp_path: Path)
 
         def write(self, name: str, data: bytes, *, if_version: str | None = None) -> object:
             if name == "index.gdx":
-                do(open_store(str(tmp_path)), pattern="train-00001.tar")
+                tried.append(if_version)
+                do(open_store(str(tmp_path)), pattern=other)
+            return open_store(str(tmp_path)).write(name, data, if_version=if_version)
+
+    do(Slow(), pattern="train-00000.tar")  # type: ignore[arg-type]
+    assert len(find_index(open_store(str(tmp_path)), other)) == 4
+    assert len(find_index(open_store(str(tmp_path)), "train-00000.tar")) == 4
+    assert len(tried) == (1 if other == "train-00000.tar" else 2)  # equal bytes need no second write
+
+
+def test_a_manifest_that_others_write_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gen_dist.data.index.build.PAUSE_S", 0.0)
+    write_shards(tmp_path, num_samples=4, per_shard=4)
+
+    class Busy:
+        def __getattr__(self, name: str) -> object:
+            return getattr(open_store(str(tmp_path)), name)
+
+        def write(self, name: str, data: bytes, *, if_version: str | None = None) -> object:
+            if name == "index.gdx":
+                raise ConflictError("not written, another process writes it: read it again, then decide")
             return open_store(str(tmp_path)).write(name, data, if_version=if_version)
 
     with pytest.raises(StoreError, match="another process writes it"):
-        do(Slow(), pattern="train-00000.tar")  # type: ignore[arg-type]
-    assert len(find_index(open_store(str(tmp_path)), "train-00001.tar")) == 4
+        do(Busy())  # type: ignore[arg-type]
 
 
 def test_ray_tasks_write_what_one_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

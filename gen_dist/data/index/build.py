@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +21,11 @@ from gen_dist.data.index.find import list_shards
 from gen_dist.data.index.manifest import NAME, Manifest, Shard, shard_of
 from gen_dist.data.index.scan import scan_shard
 from gen_dist.data.index.table import SUFFIX, LeftOut, ShardTable
-from gen_dist.store import ObjectInfo, Store, StoreError
+from gen_dist.store import ConflictError, ObjectInfo, Store, StoreError
 
 SMALL_BYTES = 64 << 20  # read here sooner than Ray has started
 NUM_EXAMPLES = 20  # of left-out samples that a shard tells of
+NUM_TRIES, PAUSE_S = 10, 0.2  # to write a manifest that others write at the same time
 
 
 @dataclass(frozen=True)
@@ -110,20 +113,34 @@ def index_shards(
 def write_manifest(store: Store, done: Sequence[Indexed], broken: Sequence[Broken] = ()) -> Manifest:
     """The manifest of these shards, and of those of the one before it that are as they were; written if it changed.
 
-    Shards that are `broken` stand in it without samples, so that a run passes over them.
-    Raises: StoreError, also where somebody else wrote one at the same time.
+    Shards that are `broken` stand in it without samples, so that a run passes over them. Where somebody else wrote one
+    at the same time, both are put together.
+
+    Raises: StoreError, also where others write it again and again.
     """
-    before = store.list(NAME)
-    old = bytes(store.read(NAME)) if before else b""
+    for left in reversed(range(NUM_TRIES)):
+        before = store.list(NAME)
+        old = bytes(store.read(NAME)) if before else b""
+        manifest = _merged(store, old, done, broken)
+        data = manifest.to_bytes()
+        if data == old:
+            return manifest
+        try:
+            store.write(NAME, data, if_version=before[0].version if before else "")
+            return manifest
+        except ConflictError:
+            if not left:
+                raise
+        time.sleep(random.uniform(0, PAUSE_S))  # several that lost at once
+    raise AssertionError("the last try raises")
+
+
+def _merged(store: Store, old: bytes, done: Sequence[Indexed], broken: Sequence[Broken]) -> Manifest:
     known = _still_there(store, old, {entry.shard.name for entry in done} | {entry.shard.name for entry in broken})
     parts = known + [(entry.shard, entry.blocks) for entry in done]
     parts += [(_without_samples(entry.shard), cut([])) for entry in broken]
     parts.sort(key=lambda part: part[0].name)
-    manifest = Manifest([shard for shard, _ in parts], join([blocks for _, blocks in parts]))
-    data = manifest.to_bytes()
-    if data != old:
-        store.write(NAME, data, if_version=before[0].version if before else "")
-    return manifest
+    return Manifest([shard for shard, _ in parts], join([blocks for _, blocks in parts]))
 
 
 def _kept(store: Store, shard: ObjectInfo, *, look: bool) -> ShardTable | None:
