@@ -253,6 +253,7 @@ app.command()(resume)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; 0, or 2 for what the person can mend: told in one line each, or as {"error": [...]}."""
+    _print_any_text()
     typed = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in typed if word != "--debug"] or ["--help"]  # --debug is accepted behind the verb too
     try:
@@ -274,6 +275,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print("\n".join(lines), file=sys.stderr)
     return exit_code
+
+
+def _print_any_text() -> None:
+    """A name of a file or half an emoji that no encoding has is printed as `\\udcff`, and ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # whoever calls us may have put something else there
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def _usage(error: typer.TyperException) -> list[str]:

@@ -9,10 +9,17 @@ from gen_dist.data.decode.errors import Buffer, DecodeError, one_line
 
 def decode_caption(data: Buffer, key: str = "") -> str:
     """The text of a UTF-8 member without space at its ends, or of `key` in a JSON member. Raises: DecodeError."""
-    value = _json_value(data, key) if key else _text(data)
+    if not key:
+        return _text(data).strip()
+    value = _json_value(data, key)
     if not isinstance(value, str):
         raise DecodeError(f"{key!r} is {value!r:.60}, which is no text")
-    return value.strip()
+    return whole_text(value).strip()
+
+
+def whole_text(text: str) -> str:
+    """The same with a `?` for each lone surrogate, such as half an emoji in JSON, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def decode_label(data: Buffer, key: str = "") -> int:

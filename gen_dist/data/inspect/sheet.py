@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from gen_dist.data.decode.text import whole_text
 from gen_dist.data.inspect.look import Seen
 from gen_dist.data.pack.pictures import UNREADABLE, plain
 
@@ -74,7 +75,8 @@ def _words(
     size = f"{sample.width_px} × {sample.height_px} {sample.extension}" if sample.width_px else sample.extension
     size_w = _font(11).getlength(size)
     pen.text((left + PICTURE_PX - size_w, key_top), size, PALE, _font(11))
-    pen.text((left, key_top), cut_start(sample.key, _font(11), PICTURE_PX - size_w - PADDING_PX), PALE, _font(11))
+    key = cut_start(whole_text(sample.key), _font(11), PICTURE_PX - size_w - PADDING_PX)
+    pen.text((left, key_top), key, PALE, _font(11))
 
 
 def _thumbnail(data: bytes) -> Image.Image | None:

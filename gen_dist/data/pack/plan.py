@@ -95,7 +95,7 @@ def plan_shards(entries: Sequence[Entry], num_train: int, options: PackOptions, 
 
 def identity(listing: Listing, entries: Sequence[Entry], options: PackOptions) -> dict[str, Any]:
     """What has to be the same for a pack to go on: the options, and a digest of the source's samples."""
-    sha = hashlib.sha256(listing.about.encode())
+    sha = hashlib.sha256(listing.about.encode("utf-8", "surrogateescape"))
     for entry in entries:
         sha.update(f"{entry.key}\0{entry.size_bytes}\0{entry.place!r}\n".encode("utf-8", "surrogateescape"))
     return {"form": FORM, "samples": len(entries), "digest": sha.hexdigest(), "options": asdict(options)}

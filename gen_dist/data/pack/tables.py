@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gen_dist.data.decode.text import whole_text
 from gen_dist.data.errors import DataError
 from gen_dist.job.problem import choose
 
@@ -88,7 +89,7 @@ def caption_text(value: Any, *, column: str, known: Iterable[str], where: str) -
         return next(filter(None, texts), None)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    return str(value).strip()
+    return whole_text(str(value)).strip()
 
 
 def take_caption(row: dict[str, Any], column: str, *, where: str) -> str | None:
