@@ -45,9 +45,11 @@ class Blocks:
     def of_shards(self, shards: Sequence[int]) -> Blocks:
         """Those of some shards, numbered anew in that order."""
         numbers = np.asarray(shards, np.int64)
-        parts = [np.flatnonzero(self.shard == number) for number in numbers]
-        rows = np.concatenate(parts) if parts else np.empty(0, np.int64)
-        new = np.repeat(np.arange(len(numbers), dtype=np.int32), [len(part) for part in parts])
+        first = np.searchsorted(self.shard, numbers, "left")
+        counts = np.searchsorted(self.shard, numbers, "right") - first
+        before = np.cumsum(counts) - counts  # rows of the shards in front
+        rows = np.repeat(first - before, counts) + np.arange(counts.sum())
+        new = np.repeat(np.arange(len(numbers), dtype=np.int32), counts)
         chosen = {entry.name: getattr(self, entry.name)[rows] for entry in fields(self)}
         return Blocks(**{**chosen, "shard": new})
 

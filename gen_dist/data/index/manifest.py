@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from gen_dist.data.errors import DataError
 from gen_dist.data.index.blocks import Blocks, cut
-from gen_dist.data.index.table import AGAIN, ShardTable, read_arrays, write_arrays
+from gen_dist.data.index.table import AGAIN, ShardTable, json_array, json_of, read_arrays, write_arrays
 
 NAME = "index.gdx"
 FORMAT = "gen-dist manifest 1"
@@ -46,15 +45,16 @@ class Manifest:
         return cls(shards, cut(tables))
 
     def to_bytes(self) -> bytes:
-        about = {"format": FORMAT, "shards": json.dumps([asdict(shard) for shard in self.shards])}
-        return write_arrays({entry.name: getattr(self.blocks, entry.name) for entry in fields(Blocks)}, about)
+        arrays = {entry.name: getattr(self.blocks, entry.name) for entry in fields(Blocks)}
+        shards = json_array([vars(shard) for shard in self.shards])  # asdict would copy for seconds
+        return write_arrays({**arrays, "shards": shards}, {"format": FORMAT})
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> Manifest:
         """Raises: DataError for anything that no `to_bytes` wrote."""
         arrays, about = read_arrays(data, where=where, form=FORMAT)
         try:
-            shards = [_shard(record) for record in json.loads(about["shards"])]
+            shards = [_shard(record) for record in json_of("shards", arrays, about)]
             blocks = Blocks(**{entry.name: arrays[entry.name] for entry in fields(Blocks)})
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"no manifest ({error})", shard=where, remedy=AGAIN) from error

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
@@ -101,9 +102,9 @@ class ShardTable:
             "format": FORMAT,
             "shard": json.dumps(dict(shard)),
             "extensions": json.dumps(self.extensions),
-            "left_out": json.dumps([[left.key, left.reason] for left in self.left_out]),
         }
-        return write_arrays({name: getattr(self, name) for name in DTYPES}, about)
+        left_out = json_array([[left.key, left.reason] for left in self.left_out])
+        return write_arrays({**{name: getattr(self, name) for name in DTYPES}, "left_out": left_out}, about)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> ShardTable:
@@ -124,7 +125,7 @@ class ShardTable:
         arrays, about = read_arrays(data, where=where, form=FORMAT)
         try:
             texts = json.loads(about["extensions"])
-            left_out = [LeftOut(str(key), str(reason)) for key, reason in json.loads(about["left_out"])]
+            left_out = [LeftOut(str(key), str(reason)) for key, reason in json_of("left_out", arrays, about)]
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("extensions")
             table = cls(extensions=list(texts), left_out=left_out, **{name: arrays[name] for name in DTYPES})
@@ -178,6 +179,16 @@ DTYPES: dict[str, type] = {
 assert set(DTYPES) == {entry.name for entry in fields(ShardTable)} - {"extensions", "left_out"}
 
 _NUMPY = {"U8": np.uint8, "I64": np.int64, "I16": np.int16, "I32": np.int32, "U32": np.uint32}
+
+
+def json_array(value: object) -> np.ndarray:
+    """(bytes,) uint8: JSON of any length, which the header of a safetensors file has no room for."""
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def json_of(name: str, arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> Any:
+    """What `json_array` made, or an older program put into the header. Raises: KeyError, ValueError."""
+    return json.loads(about[name] if name in about else arrays[name].tobytes().decode())
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], about: Mapping[str, str]) -> bytes:
