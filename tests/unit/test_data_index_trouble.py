@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import re
 from pathlib import Path
@@ -48,6 +50,19 @@ def test_no_manifest_is_written_while_the_store_fails(
     facts = json.loads(capsys.readouterr().out)
     assert (facts["num_read"], facts["num_samples"]) == (1, 8)
     assert len(find_index(open_store(str(tmp_path)), "*.tar")) == 8
+
+
+def test_a_disk_that_fails_within_a_file_leaves_no_shard_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    write_shards(tmp_path, num_samples=4, per_shard=4)
+    monkeypatch.setattr(LocalStore, "stream", lambda *_, **named: Failing())
+    assert main(["data", "index", str(tmp_path), "--skip-broken"]) == 1
+    assert "train-00000.tar: unreadable (Input/output error); look after the disk" in capsys.readouterr().out
 
 
 def test_a_table_that_was_not_copied_along_is_made_by_indexing(

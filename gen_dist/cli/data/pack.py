@@ -29,7 +29,7 @@ def pack(
     captions: Annotated[str, typer.Option(metavar="FILE", help="csv, tsv, jsonl or parquet, a row an image.")] = "",
     image_column: Annotated[str, typer.Option(metavar="NAME", help="Guessed where it is not given.")] = "",
     caption_column: Annotated[str, typer.Option(metavar="NAME", help="Guessed where it is not given.")] = "",
-    split: Annotated[str, typer.Option(help="Of a Hugging Face data set that has several.")] = "",
+    split: Annotated[str, typer.Option(help="Of a data set that has several: train, test, ...")] = "",
     pattern: Annotated[str, typer.Option(help="Of the tars, where SOURCE holds tars.")] = "*.tar",
     size_px: Annotated[int, typer.Option("--size", metavar="PX", help="Resize the shorter side to this.")] = 0,
     upscale: Annotated[bool, typer.Option("--upscale", help="Enlarge smaller images too.")] = False,

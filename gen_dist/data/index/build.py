@@ -79,6 +79,9 @@ def index_shard(store: Store, shard: ObjectInfo, *, look: bool, has_table: bool,
             store.write(shard.name + SUFFIX, table.to_bytes(_facts(shard, look=look)))
     except (DataError, StoreError) as error:
         return Broken(shard, str(error), passing=isinstance(error, StoreError))
+    except OSError as error:  # of a disk, in the middle of a file
+        what = f"unreadable ({error.strerror or error})"
+        return Broken(shard, f"{where}: {what}; look after the disk, and run this again", passing=True)
     facts = shard_of(shard.name, shard.size_bytes, shard.version, table)
     return Indexed(facts, cut([table]), table.left_out[:NUM_EXAMPLES], is_new)
 

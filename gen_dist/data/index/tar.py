@@ -7,6 +7,7 @@ Names are those that `tarfile` gives: GNU long names and pax paths stay whole.
 
 from __future__ import annotations
 
+import errno
 import re
 import tarfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ RECORD_BLOCKS = 20  # tar pads its end to a multiple of this many blocks
 MOST_HEADER_BYTES = 1 << 20  # of one extended header: a name longer than this is no name
 MOST_BYTES = 1 << 60  # of a shard: beyond it a header lies
 PIECE_BYTES = 1 << 20
+TOO_FAR = (errno.EINVAL, errno.EOVERFLOW, errno.EFBIG)  # of a seek: farther than the disk lets a file reach
 REPACK = "copy the shard again, or write it again with `gen-dist data pack`"
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 PLAIN = re.compile(  # a file, a name without prefix, octal numbers; the checksum has its usual form
@@ -205,7 +207,9 @@ class TarReader:
             self._position += size_bytes
             try:
                 self._file.seek(self._position)
-            except OSError as error:  # farther than the disk allows a file to reach
+            except OSError as error:
+                if error.errno not in TOO_FAR:
+                    raise
                 raise self._damage(f"a member of {size_bytes:,} bytes", at=self._position - size_bytes) from error
             return
         while size_bytes:

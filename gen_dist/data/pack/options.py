@@ -29,7 +29,7 @@ class SourceSpec:
     caption_column: str = ""
     """Empty: guessed."""
     split: str = ""
-    """Of a Hugging Face data set that has several."""
+    """Of a data set that has several, by the names of its folders or files; empty: the only one, or all images."""
     pattern: str = "*.tar"
     """Of the tars, where the source is made of them."""
     s3: S3Spec | None = None
