@@ -52,10 +52,6 @@ class Settings(Spec):
 
     zero_max: ClassVar[dict[str, int]] = {"autoencoder": 3, "denoiser": 3}
 
-    @property
-    def first_images(self) -> int:  # before what draws begins to learn
-        return 0 if self.autoencoder else self.autoencoder_images
-
     image_px: PositiveInt = 64
     """Height and width of the images, in pixels."""
     autoencoder: Folder = ""
@@ -105,8 +101,7 @@ class Settings(Spec):
 
     @model_validator(mode="after")
     def _sides_divide(self) -> Settings:
-        """Every resolution halves the side, so the side must halve that often."""
-        block_px = self.patch_px * 2 ** (len(self.autoencoder_channels) + len(self.denoiser_channels) - 2)
+        block_px = self.size_step_px
         if self.image_px % block_px:
             fitting = max(1, round(self.image_px / block_px)) * block_px
             raise ValueError(
@@ -126,8 +121,13 @@ class Settings(Spec):
 
     @property
     def size_step_px(self) -> int:
-        """Height and width that it can learn at besides `image_px` are multiples of this."""
+        """Each resolution halves the side: heights and widths that it can learn at are multiples of this."""
         return self.patch_px * 2 ** (len(self.autoencoder_channels) + len(self.denoiser_channels) - 2)
+
+    @property
+    def first_images(self) -> int:
+        """Images before what draws begins to learn."""
+        return 0 if self.autoencoder else self.autoencoder_images
 
 
 class LatentDiffusion(Recipe):
