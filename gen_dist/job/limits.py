@@ -15,14 +15,20 @@ BATCH_KEYS = ("train.micro_batch_images", "cluster.num_workers")
 
 
 def limit_problems(
-    job: JobSpec, zero_max: Mapping[str, int] | None, *, learns_many_sizes: bool = True
+    job: JobSpec,
+    zero_max: Mapping[str, int] | None,
+    *,
+    learns_many_sizes: bool = True,
+    least_micro_batch: tuple[int, str] = (1, ""),
 ) -> list[Problem]:
     """Everything that cannot be, for every allowed number of workers; `zero_max` None: the groups are unknown."""
     stages = _stage_problems(job, zero_max) if zero_max is not None else []
     sizes = _size_problems(job, learns_many_sizes)
     gates = _gate_problems(job)
     kept = _retention_problems(job)
-    return [*_batch_problems(job), *_length_problems(job), *_derived_problems(job), *stages, *sizes, *gates, *kept]
+    alone = _alone_problems(job, *least_micro_batch)
+    lengths = _length_problems(job)
+    return [*_batch_problems(job), *alone, *lengths, *_derived_problems(job), *stages, *sizes, *gates, *kept]
 
 
 def working_batches(job: JobSpec) -> list[int]:
@@ -57,6 +63,16 @@ def _batch_problems(job: JobSpec) -> list[Problem]:
         )
         remedy = _range_remedy(job, [size for size in sizes if splits(job, size)])
     return [Problem("train.global_batch_images", what, remedy, batch, BATCH_KEYS)]
+
+
+def _alone_problems(job: JobSpec, least: int, otherwise: str) -> list[Problem]:
+    """Micro-batches in which an image has no other to be compared with."""
+    micro = job.train.micro_batch_images
+    if micro >= least:
+        return []
+    what = f"recipe '{job.recipe}' compares an image with others of its micro-batch"
+    remedy = f"write {least} or more, or {otherwise}"
+    return [Problem("train.micro_batch_images", what, remedy, micro, ("recipe", "model"))]
 
 
 def _range_remedy(job: JobSpec, working: Sequence[int]) -> str:

@@ -49,8 +49,8 @@ def _warnings(job: JobSpec, settings: type[Spec]) -> Iterator[str]:
     compared, micro = compared_images(settings), job.train.micro_batch_images
     if micro % compared:
         yield (
-            f"train.micro_batch_images={micro}: recipe '{job.recipe}' compares {compared} neighbours, fewer where a"
-            f" micro-batch does not divide by {compared}; write {-(-micro // compared) * compared}"
+            f"train.micro_batch_images={micro}: recipe '{job.recipe}' compares {compared} neighbours, another number"
+            f" of them where a micro-batch does not divide by {compared}; write {-(-micro // compared) * compared}"
         )
     if not cluster.address and world_sizes(job)[0] * cluster.cpus_per_worker > cpus:
         asked = f"{world_sizes(job)[0]} x cluster.cpus_per_worker={cluster.cpus_per_worker:g}"

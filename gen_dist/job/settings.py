@@ -62,6 +62,14 @@ def compared_images(settings: type[Spec] | Spec) -> int:
     return int(getattr(settings, "compared_images", 1))
 
 
+def least_micro_batch(settings: Spec) -> tuple[int, str]:
+    """The fewest images that the recipe can compare, and what to write to do with less; 1: it compares none.
+
+    `Settings.least_micro_batch_here`, of settings with values.
+    """
+    return getattr(settings, "least_micro_batch_here", (1, ""))
+
+
 def read_settings(source: Path) -> type[Spec]:
     """`class Settings` of one recipe file, without importing the file."""
     if not source.is_file():

@@ -110,6 +110,11 @@ class Settings(Spec):
         groups = {"generator": 3, "discriminator": 2 if self.r1_form == "exact" else 3}
         return groups | ({"vision": 3} if self.vision else {})
 
+    @property
+    def least_micro_batch_here(self) -> tuple[int, str]:
+        """A wrong caption is another image's: one image alone has none."""
+        return (2, "model.matching_weight = 0") if self.matching_weight else (1, "")
+
     @model_validator(mode="after")
     def _text_is_stored(self) -> Settings:
         if self.text == "derived" and not self.text_encoder:

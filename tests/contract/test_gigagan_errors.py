@@ -89,6 +89,20 @@ def test_a_folder_whose_weights_are_of_another_width_than_it_says_is_refused(
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("recipe", ["gigagan", "gigagan_upsampler"])
+def test_micro_batches_of_one_image_are_refused_where_wrong_captions_are_wanted(recipe: str) -> None:
+    with pytest.raises(JobError) as caught:
+        load_job(SMOKE / f"{recipe}.toml", ["train.micro_batch_images=1"])
+    (line,) = str(caught.value).splitlines()
+    assert line.endswith(
+        f"train.micro_batch_images=1: recipe '{recipe}' compares an image with others of its micro-batch; write 2 or"
+        " more, or model.matching_weight = 0"
+    )
+    without = load_job(SMOKE / f"{recipe}.toml", ["train.micro_batch_images=1", "model.matching_weight=0"])
+    assert without.train.micro_batch_images == 1
+    assert load_job(SMOKE / f"{recipe}.toml", ["train.micro_batch_images=2"]).train.micro_batch_images == 2
+
+
 @pytest.mark.parametrize(
     ("override", "key", "remedy"),
     [
