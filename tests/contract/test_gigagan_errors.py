@@ -89,6 +89,17 @@ def test_a_folder_whose_weights_are_of_another_width_than_it_says_is_refused(
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("setting", ["text_encoder", "clip"])
+def test_a_folder_without_a_tokenizer_is_told_by_the_setting_that_names_it(tmp_path: Path, setting: str) -> None:
+    folder = write_pair_model(tmp_path) if setting == "clip" else write_text_model(tmp_path, "clip")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(
+        PretrainedError, match=rf"^model\.{setting}=.*: no vocabulary there .*; put the model's tokenizer"
+    ):
+        made(**{setting: str(folder)})
+
+
 @pytest.mark.parametrize("recipe", ["gigagan", "gigagan_upsampler"])
 def test_micro_batches_of_one_image_are_refused_where_wrong_captions_are_wanted(recipe: str) -> None:
     with pytest.raises(JobError) as caught:
