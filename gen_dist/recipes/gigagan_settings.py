@@ -6,9 +6,18 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from gen_dist.job.spec import Folder, Spec
+from gen_dist.job.spec import Folder, Spec, WordRows
 
 COMPARED_IMAGES = 4  # neighbours that lend each other wrong captions, and whose spread the discriminator may see
+LARGEST_PX = {
+    "nano": 64,
+    "tiny": 512,
+    "small": 8192,
+    "base-64": 32_768,
+    "imagenet": 32_768,
+    "upsampler": 32_768,
+}
+"""Side by size at which the narrower player has one channel: channels halve where the side doubles."""
 
 
 def _image_px(side: int) -> int:
@@ -47,7 +56,7 @@ class Settings(Spec):
     text_tokens: PositiveInt = 16
     """Words of a caption that are read, or tokens where the text encoder is pretrained (CLIP knows up to 77). A longer
     caption loses its end."""
-    text_buckets: PositiveInt = 16_384
+    text_buckets: WordRows = 16_384
     """Rows of the trained, hashed table of words."""
     generator_learning_rate: PositiveFloat = 2.5e-3
     """Adam's rate for the generator, relative to weights of unit size."""
@@ -114,6 +123,24 @@ class Settings(Spec):
     def least_micro_batch_here(self) -> tuple[int, str]:
         """A wrong caption is another image's: one image alone has none."""
         return (2, "model.matching_weight = 0") if self.matching_weight else (1, "")
+
+    @model_validator(mode="after")
+    def _size_has_channels(self) -> Settings:
+        largest = LARGEST_PX[self.size]
+        if self.image_px > largest:
+            raise ValueError(
+                f"size={self.size!r} has no channels at image_px={self.image_px}; write image_px = {largest} or less,"
+                " or a larger size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _augments_by_something(self) -> Settings:
+        if self.augment != "none" and not self.augment_kinds:
+            raise ValueError(
+                f"augment={self.augment!r} without augment_kinds; write augment = 'none', or a kind such as 'translate'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _text_is_stored(self) -> Settings:
