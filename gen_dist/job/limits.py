@@ -14,14 +14,20 @@ BATCH_KEYS = ("train.micro_batch_images", "cluster.num_workers")
 
 
 def limit_problems(
-    job: JobSpec, zero_max: Mapping[str, int] | None, *, learns_many_sizes: bool = True
+    job: JobSpec,
+    zero_max: Mapping[str, int] | None,
+    *,
+    learns_many_sizes: bool = True,
+    least_micro_batch: tuple[int, str] = (1, ""),
 ) -> list[Problem]:
     """Everything that cannot be, on however many workers; `zero_max` None: the groups are unknown."""
     stages = _stage_problems(job, zero_max) if zero_max is not None else []
     sizes = _size_problems(job, learns_many_sizes)
     gates = _gate_problems(job)
     kept = _retention_problems(job)
-    return [*_batch_problems(job), *_length_problems(job), *_derived_problems(job), *stages, *sizes, *gates, *kept]
+    alone = _alone_problems(job, *least_micro_batch)
+    lengths = _length_problems(job)
+    return [*_batch_problems(job), *alone, *lengths, *_derived_problems(job), *stages, *sizes, *gates, *kept]
 
 
 def working_batches(job: JobSpec) -> list[int]:
@@ -51,6 +57,16 @@ def _batch_problems(job: JobSpec) -> list[Problem]:
     what = f"not a multiple of {asked[0] * micro} ({workers} x {micro} images of train.micro_batch_images)"
     remedy = f"use {' or '.join(map(str, working_batches(job)))}, {_other_ways(job)}"
     return [Problem("train.global_batch_images", what, remedy, batch, BATCH_KEYS)]
+
+
+def _alone_problems(job: JobSpec, least: int, otherwise: str) -> list[Problem]:
+    """Micro-batches in which an image has no other to be compared with."""
+    micro = job.train.micro_batch_images
+    if micro >= least:
+        return []
+    what = f"recipe '{job.recipe}' compares an image with others of its micro-batch"
+    remedy = f"write {least} or more, or {otherwise}"
+    return [Problem("train.micro_batch_images", what, remedy, micro, ("recipe", "model"))]
 
 
 def _other_ways(job: JobSpec) -> str:

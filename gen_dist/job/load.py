@@ -16,7 +16,15 @@ from gen_dist.job.errors import JobError
 from gen_dist.job.limits import limit_problems
 from gen_dist.job.overrides import Override, origin_of, parse, place
 from gen_dist.job.problem import Problem, choose
-from gen_dist.job.settings import CATALOG, folder_keys, learns_many_sizes, recipe_names, settings_of, zero_max
+from gen_dist.job.settings import (
+    CATALOG,
+    folder_keys,
+    learns_many_sizes,
+    least_micro_batch,
+    recipe_names,
+    settings_of,
+    zero_max,
+)
 from gen_dist.job.shards import data_problems
 from gen_dist.job.spec import JobSpec, Spec
 
@@ -117,7 +125,7 @@ def _keep_texts(raw: dict[str, Any], overrides: Sequence[Override]) -> None:
 def _build(raw: dict[str, Any], catalog: Path) -> tuple[JobSpec, list[Problem]]:
     """A job and all its problems. Refused values are put aside, so that one typo does not hide the next problem."""
     job, found = _validated(JobSpec, raw)
-    recipes, groups, many_sizes = recipe_names(catalog), None, True
+    recipes, groups, many_sizes, least = recipe_names(catalog), None, True, (1, "")
     bad = {problem.key for problem in found}
     if "recipe" not in bad and job.recipe not in recipes:
         found.append(Problem("recipe", "unknown recipe", choose(job.recipe, recipes), job.recipe))
@@ -125,12 +133,12 @@ def _build(raw: dict[str, Any], catalog: Path) -> tuple[JobSpec, list[Problem]]:
         settings = settings_of(job.recipe, catalog)
         model, more = _validated(settings, job.model, "model.")
         found += more
-        groups, many_sizes = zero_max(model), learns_many_sizes(settings)
+        groups, many_sizes, least = zero_max(model), learns_many_sizes(settings), least_micro_batch(model)
         job = job.model_copy(update={"model": model.model_dump(mode="json")})
     doubtful = {key for problem in found for key in (problem.key, problem.meant, *problem.concerns) if key}
     found += [
         problem
-        for problem in limit_problems(job, groups, learns_many_sizes=many_sizes)
+        for problem in limit_problems(job, groups, learns_many_sizes=many_sizes, least_micro_batch=least)
         if not any(_touches(key, doubt) for key in (problem.key, *problem.concerns) for doubt in doubtful)
     ]
     return job, found

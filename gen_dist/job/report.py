@@ -53,8 +53,8 @@ def _warnings(job: JobSpec, settings: type[Spec]) -> Iterator[str]:
     compared, micro = compared_images(settings), job.train.micro_batch_images
     if micro % compared:
         yield (
-            f"train.micro_batch_images={micro}: recipe '{job.recipe}' compares {compared} neighbours, fewer where a"
-            f" micro-batch does not divide by {compared}; write {-(-micro // compared) * compared}"
+            f"train.micro_batch_images={micro}: recipe '{job.recipe}' compares {compared} neighbours, another number"
+            f" of them where a micro-batch does not divide by {compared}; write {-(-micro // compared) * compared}"
         )
     named, works = asked_sizes(job), world_sizes(job)
     if works[-1] < named[-1]:

@@ -1,7 +1,7 @@
 """The Settings class of a recipe, read from the recipe's source: its module imports torch, and checking must not.
 
 Of a recipe file only `class Settings`, the module-level names it uses, and the imports it may use are executed. The
-Settings of another recipe that it adds to are read from that recipe's file in the same way.
+Settings of another file of recipes that it adds to, or has as its own, are read from that file in the same way.
 """
 
 from __future__ import annotations
@@ -69,6 +69,14 @@ def compared_images(settings: type[Spec] | Spec) -> int:
     return int(getattr(settings, "compared_images", 1))
 
 
+def least_micro_batch(settings: Spec) -> tuple[int, str]:
+    """The fewest images that the recipe can compare, and what to write to do with less; 1: it compares none.
+
+    `Settings.least_micro_batch_here`, of settings with values.
+    """
+    return getattr(settings, "least_micro_batch_here", (1, ""))
+
+
 def read_settings(source: Path) -> type[Spec]:
     """`class Settings` of one recipe file, without importing the file."""
     if not source.is_file():
@@ -79,6 +87,9 @@ def read_settings(source: Path) -> type[Spec]:
 @cache  # pydantic looks through all that is imported for the source of a class
 def _settings_in(text: str, source: Path) -> type[Spec]:
     tree = ast.parse(text, filename=str(source))
+    for node in tree.body:
+        if _recipe_of(node) and _names_defined(node) == ["Settings"]:
+            return read_settings(source.with_name(f"{_recipe_of(node)}.py"))
     module = ModuleType(f"{__name__}.{source.stem}")
     sys.modules[module.__name__] = module
     needed = _needed(tree, source)
@@ -133,7 +144,7 @@ def _names_defined(node: ast.stmt) -> list[str]:
 
 
 def _recipe_of(node: ast.stmt) -> str:
-    """NAME of `from gen_dist.recipes.NAME import Settings [as ...]`; empty for every other statement."""
+    """NAME of `from gen_dist.recipes.NAME import Settings [as ...]`, a recipe or not; empty for other statements."""
     match node:
         case ast.ImportFrom(module=str(module), names=[ast.alias(name="Settings")]) if module.startswith(RECIPES):
             return module.removeprefix(RECIPES)

@@ -119,8 +119,8 @@ def _model_name(text: str) -> str:
 
 Folder = Annotated[str, AfterValidator(_folder)]
 """A folder of this machine, written relative to the current one and kept absolute: workers start elsewhere."""
-
-
+WordRows = Annotated[int, Field(ge=3)]
+"""Rows of a hashed table of words: one for padding, one for no words at all, and the rest for words."""
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
 Extensions = Annotated[str, AfterValidator(_extensions)]
 Pattern = Annotated[str, AfterValidator(_pattern)]

@@ -38,6 +38,8 @@ def _word_tokens(caption: str, num_buckets: int) -> tuple[int, ...]:
 class HashedWords:
     """Tokens without a vocabulary file: each word is hashed into one of `num_buckets` rows of an embedding table.
 
+    Two of the rows, PAD and NULL, are no word's.
+
     Two words of a data set share a row with probability about words / buckets each; captions of a few words stay
     distinct.
     """
@@ -88,9 +90,9 @@ class PretrainedTokens:
     Always `length` tokens: cross-attention sees the padding too, so an image would depend on what else is drawn.
     """
 
-    def __init__(self, folder: Path, *, length: int) -> None:
-        """Raises: PretrainedError."""
-        self._tokenizer = load_tokenizer(folder, setting="text_encoder")
+    def __init__(self, folder: Path, *, length: int, setting: str = "text_encoder") -> None:
+        """`setting`: of the recipe, which names the folder. Raises: PretrainedError."""
+        self._tokenizer = load_tokenizer(folder, setting=setting)
         self.length = min(length, int(self._tokenizer.model_max_length))
 
     def __call__(self, captions: Sequence[str]) -> Tensor:

@@ -26,7 +26,7 @@ class ClipJudge:
     def __init__(self, folder: Path) -> None:
         """Raises: PretrainedError."""
         self.model = PairModel(folder)
-        self._tokens = PretrainedTokens(folder, length=TOKENS)
+        self._tokens = PretrainedTokens(folder, length=TOKENS, setting="clip")
 
     def loss(self, ctx: Ctx, image: Tensor, captions: Sequence[str], weight_B: Tensor) -> Tensor:
         """(B,): InfoNCE against the captions of all workers (eq. 9)."""

@@ -26,7 +26,7 @@ from gen_dist.nets.gigagan.pyramid import pyramid
 from gen_dist.nets.gigagan.upsampler import Upsampler
 from gen_dist.recipes.contract import Batch, Ctx, Losses, Recipe, mean
 from gen_dist.recipes.gigagan import STYLE, GigaGAN
-from gen_dist.recipes.gigagan import Settings as GigaGANSettings
+from gen_dist.recipes.gigagan_settings import Settings as GigaGANSettings
 
 LEAST_SQUARE = 1e-10  # of a difference, or two images that are the same would be infinitely near
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from gen_dist.job.spec import Folder, Spec
+from gen_dist.job.spec import Folder, Spec, WordRows
 from gen_dist.nets.autoencoder import StoredAutoencoder, weights_digest
 from gen_dist.nets.moments import ChannelMoments
 from gen_dist.nets.text import HashedWords, PretrainedTextEncoder, PretrainedTokens, SmallTextEncoder
@@ -90,7 +90,7 @@ class Settings(Spec):
     text_tokens: PositiveInt = 16
     """Words of a caption that are read, or tokens where the text encoder is pretrained (CLIP knows up to 77). A longer
     caption loses its end."""
-    text_buckets: PositiveInt = 16_384
+    text_buckets: WordRows = 16_384
     """Rows of the small text encoder's hashed word table."""
     caption_dropout: NonNegativeFloat = 0.1
     """Share of captions replaced by the empty one, which guidance needs."""

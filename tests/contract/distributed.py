@@ -43,6 +43,8 @@ def train(case: Case) -> dict[str, Any]:
 
     team = Team(device)
     recipe, groups = build(case)
+    frozen = {name: net.eval().requires_grad_(False) for name, net in recipe.frozen().items()}
+    digests = state.frozen_digests(frozen)
     engines = Engines(groups, recipe.networks(), job)
     averages = Averages(
         engines, half_life_images=job.train.ema_half_life_images, batch_images=job.train.global_batch_images
@@ -50,7 +52,7 @@ def train(case: Case) -> dict[str, Any]:
     clock, kept = Clock(images=0, step=0), {}
     if case.resume is not None:
         checkpoint = open_checkpoint(open_store(str(case.resume.parent)), case.resume.name)
-        check_fits(checkpoint, job=job, frozen={}, data_digest=DIGEST)
+        check_fits(checkpoint, job=job, frozen=digests, data_digest=DIGEST)
         clock = state.restore(checkpoint, recipe=recipe, engines=engines, averages=averages)
         kept = checkpoint.manifest.facts["stream"]["losses"]
     metrics: list[dict[str, Any]] = []
@@ -74,7 +76,7 @@ def train(case: Case) -> dict[str, Any]:
         store = open_store(str(case.folder))
         attempt = recovery.begin(store, team=team, report=report)
         held = {"engines": engines, "averages": averages, "ledger": ledger, "data_digest": DIGEST}
-        commit = Committer(store, attempt, parent=None, frozen={}, **parts, **held)
+        commit = Committer(store, attempt, parent=None, frozen=digests, **parts, **held)
     Loop(
         **parts,
         engines=engines,
@@ -86,7 +88,7 @@ def train(case: Case) -> dict[str, Any]:
             recipe=recipe,
             team=team,
             report=report,
-            frozen={},
+            frozen=frozen,
             train=data,
             heldout=data,
             folder=Path(tempfile.mkdtemp()),

@@ -29,6 +29,8 @@ class Result:
     """Optimizer steps by phase."""
     dropped: list[tuple[int, str]] = field(default_factory=list)
     """(step, phase) of those that were not made."""
+    first_losses: dict[str, float] = field(default_factory=dict)
+    """Of the first step, by phase/name."""
 
 
 class Half:
@@ -57,6 +59,7 @@ def train(case: Case, *, gradient_scale: float = 1.0, longest_norm: float = math
     torch.manual_seed(job.seed)
     recipe, groups = build(case)
     nets = recipe.networks()
+    frozen = {name: net.eval().requires_grad_(False) for name, net in recipe.frozen().items()}
     if job.train.precision == "bf16":
         for net in nets.values():
             net.load_state_dict({name: value.bfloat16().float() for name, value in net.state_dict().items()})
@@ -92,8 +95,13 @@ def train(case: Case, *, gradient_scale: float = 1.0, longest_norm: float = math
                 for value in own.values():
                     value.requires_grad_(name == phase.group)
             draw = Draw(seed=job.seed, first=position, count=size, turn=number * 65_536)
-            ctx = Ctx(nets=routes[phase.full_precision], frozen={}, clock=clock, draw=draw, device=torch.device("cpu"))
-            loss = sum(phase.loss(ctx, batch).values())
+            ctx = Ctx(
+                nets=routes[phase.full_precision], frozen=frozen, clock=clock, draw=draw, device=torch.device("cpu")
+            )
+            losses = phase.loss(ctx, batch)
+            if not step:
+                result.first_losses |= {f"{phase.name}/{name}": float(value) for name, value in losses.items()}
+            loss = torch.stack(list(losses.values())).sum()
             loss.backward()
             if not phase.step:
                 continue

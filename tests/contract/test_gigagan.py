@@ -90,6 +90,25 @@ def test_a_split_batch_has_the_losses_of_the_joined_one() -> None:
             torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 6])
+def test_the_matching_loss_and_the_spread_are_there_in_every_micro_batch(count: int) -> None:
+    """A small one, or one that four does not divide, must not switch them off."""
+    batch = batch_of([*CAPTIONS, "red star", "blue star"][:count])
+    found = phase_losses(made(), "discriminator", batch)
+    assert min(float(found[name]) for name in ("real_wrong", "fake_wrong")) > 0.1
+    torch.manual_seed(0)
+    recipe = made()
+    nets = recipe.networks()
+    ctx = context(recipe, nets, count=count)
+    agreement = torch.stack([recipe.evaluate(ctx, batch)[name] for name in ("agreement", "agreement_real")])
+    assert (agreement != 0.5).all(), "no image was compared"
+    logits = [
+        recipe._judge(ctx, pyramid(image), torch.zeros(count, 1, 16))
+        for image in (batch["image"], batch["image"][:1].expand(count, -1, -1, -1))
+    ]
+    assert (logits[0][0] - logits[1][0]).abs().max() > 1e-4, "an image among others is judged as one among its copies"
+
+
 def test_what_is_logged_of_the_game_has_no_gradient() -> None:
     found = phase_losses(made(), "discriminator", batch_of(CAPTIONS))
     learned = {name for name, value in found.items() if value.requires_grad}

@@ -14,11 +14,13 @@ from gen_dist.job.errors import JobError
 from gen_dist.job.load import load_job
 from gen_dist.nets.pretrained import PretrainedError
 from gen_dist.recipes.captions import TEXT
+from gen_dist.recipes.contract import Clock
+from gen_dist.recipes.gigagan_settings import LARGEST_PX
 from gen_dist.sample.model import Model
 from gen_dist.sample.source import SourceError
 from tests.contract import distributed
 from tests.contract.cases import SMOKE, Case, small_case
-from tests.contract.test_gigagan import made
+from tests.contract.test_gigagan import CAPTIONS, batch_of, context, made
 from tests.support.ranks import Ranks
 from tests.support.text_models import write_pair_model, write_text_model
 
@@ -87,6 +89,66 @@ def test_a_folder_whose_weights_are_of_another_width_than_it_says_is_refused(
     ) as caught:
         made(**{setting: str(folder)})
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("setting", ["text_encoder", "clip"])
+def test_a_folder_without_a_tokenizer_is_told_by_the_setting_that_names_it(tmp_path: Path, setting: str) -> None:
+    folder = write_pair_model(tmp_path) if setting == "clip" else write_text_model(tmp_path, "clip")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(
+        PretrainedError, match=rf"^model\.{setting}=.*: no vocabulary there .*; put the model's tokenizer"
+    ):
+        made(**{setting: str(folder)})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        (
+            "gigagan",
+            ["model.text_buckets=2"],
+            "expected a whole number of at least 3; write such as 16384, the default",
+        ),
+        ("gigagan_upsampler", ["model.text_buckets=1"], "expected a whole number of at least 3; write such as"),
+        ("latent_diffusion", ["model.text_buckets=2"], "expected a whole number of at least 3; write such as"),
+        ("gigagan", ["model.image_px=128"], "size='nano' has no channels at image_px=128; write image_px = 64 or less"),
+        ("gigagan", ["model.size=tiny", "model.image_px=1024"], "write image_px = 512 or less, or a larger size"),
+        ("gigagan_upsampler", ["model.low_px=64", "model.image_px=128"], "size='nano' has no channels at image_px=128"),
+        ("gigagan", ["model.augment=fixed", "model.augment_kinds=[]"], "augment='fixed' without augment_kinds; write"),
+    ],
+)
+def test_a_setting_that_no_network_can_be_made_of_is_refused_before_the_run(
+    recipe: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(JobError) as caught:
+        load_job(SMOKE / f"{recipe}.toml", overrides)
+    (line,) = str(caught.value).splitlines()
+    assert message in line
+
+
+def test_the_least_rows_of_words_and_the_largest_image_of_a_size_are_learned_from() -> None:
+    recipe = made(text_buckets=3, image_px=LARGEST_PX["nano"])
+    torch.manual_seed(0)
+    nets, batch = recipe.networks(), batch_of(CAPTIONS)
+    batch["image"] = torch.rand(4, 3, 64, 64) * 2 - 1
+    for phase in recipe.phases(Clock(0, 0)):
+        found = phase.loss(context(recipe, nets, count=4), batch)
+        assert all(value.isfinite() for value in found.values())
+
+
+@pytest.mark.parametrize("recipe", ["gigagan", "gigagan_upsampler"])
+def test_micro_batches_of_one_image_are_refused_where_wrong_captions_are_wanted(recipe: str) -> None:
+    with pytest.raises(JobError) as caught:
+        load_job(SMOKE / f"{recipe}.toml", ["train.micro_batch_images=1"])
+    (line,) = str(caught.value).splitlines()
+    assert line.endswith(
+        f"train.micro_batch_images=1: recipe '{recipe}' compares an image with others of its micro-batch; write 2 or"
+        " more, or model.matching_weight = 0"
+    )
+    without = load_job(SMOKE / f"{recipe}.toml", ["train.micro_batch_images=1", "model.matching_weight=0"])
+    assert without.train.micro_batch_images == 1
+    assert load_job(SMOKE / f"{recipe}.toml", ["train.micro_batch_images=2"]).train.micro_batch_images == 2
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -39,17 +40,17 @@ def write_text_model(folder: Path, kind: Literal["clip", "t5"], *, width: int = 
     return folder
 
 
-def write_pair_model(folder: Path) -> Path:
-    """A CLIP model of 8 px images, and of captions of WORDS."""
+def write_pair_model(folder: Path, *, words: Sequence[str] = WORDS) -> Path:
+    """A CLIP model of 8 px images, and of captions of `words`, which start as WORDS do."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
     config = CLIPConfig(
-        text_config={"vocab_size": len(WORDS), "eos_token_id": WORDS.index("</s>"), **sizes},
+        text_config={"vocab_size": len(words), "eos_token_id": words.index("</s>"), **sizes},
         vision_config={"image_size": 8, "patch_size": 4, **sizes},
         projection_dim=8,
     )
     CLIPModel(config).save_pretrained(folder)
-    write_tokenizer(folder)
+    write_tokenizer(folder, words=words)
     return folder
 
 
@@ -64,9 +65,9 @@ def write_clip(folder: Path, *, weights: bool) -> dict[str, Path]:
     return folders
 
 
-def write_tokenizer(folder: Path, *, length: int = 8) -> None:
-    words = Tokenizer(models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
+def write_tokenizer(folder: Path, *, length: int = 8, words: Sequence[str] = WORDS) -> None:
+    known = Tokenizer(models.WordLevel({word: row for row, word in enumerate(words)}, unk_token="<unk>"))
+    known.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="</s>", model_max_length=length
+        tokenizer_object=known, pad_token="<pad>", unk_token="<unk>", eos_token="</s>", model_max_length=length
     ).save_pretrained(folder)

@@ -111,6 +111,23 @@ def test_wrong_captions_are_those_of_neighbours_that_differ() -> None:
     assert joined == halves
 
 
+def test_images_of_every_micro_batch_have_neighbours() -> None:
+    wanted = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 3, 7: 7, 8: 4, 9: 3, 10: 2, 12: 4, 16: 4, 25: 5, 35: 5}
+    assert {number: losses.neighbours(number) for number in wanted} == wanted
+    for number in range(1, 65):
+        assert number % losses.neighbours(number) == 0
+        assert number % 4 or losses.neighbours(number) == 4, "what was trained before means the same"
+
+
+@pytest.mark.parametrize("number", [2, 3, 5, 6, 7, 9, 15])
+def test_every_image_of_an_odd_micro_batch_has_a_wrong_caption(number: int) -> None:
+    captions = [f"caption {image}" for image in range(number)]
+    index, found = losses.other_captions(captions, torch.ones(number))
+    assert found.tolist() == [1.0] * number
+    assert all(other != image for image, other in enumerate(index.tolist()))
+    assert sorted(index.tolist()) == list(range(number)), "each caption is wrong once"
+
+
 def test_the_contrastive_loss_is_a_cross_entropy_of_cosines() -> None:
     image, text = torch.randn(4, 8, dtype=torch.float64), torch.randn(4, 8, dtype=torch.float64)
     found = losses.contrastive(3.0 * image, 0.1 * text, torch.ones(4, dtype=torch.float64), logit_scale=10.0)

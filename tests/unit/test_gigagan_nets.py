@@ -22,6 +22,7 @@ from gen_dist.nets.gigagan.sizes import SIZES
 from gen_dist.nets.gigagan.synthesis import Synthesis
 from gen_dist.nets.gigagan.text import SmallTextNetwork, TextNetwork, with_end
 from gen_dist.nets.text import HashedWords
+from gen_dist.recipes.gigagan_settings import LARGEST_PX
 
 NANO = replace(SIZES["nano"], activate=leaky)
 PAPER_PARAMETERS = {"generator": 652.5e6, "discriminator": 381.4e6}
@@ -303,3 +304,10 @@ def test_every_size_has_channels_that_its_heads_divide(name: str) -> None:
         if size.discriminator_attention.get(side_px):
             assert size.discriminator_channels(side_px) % size.heads == 0
     assert size.text_width % size.heads == 0
+    channels = [
+        [player(side_px) for player in (size.generator_channels, size.discriminator_channels)]
+        for side_px in (LARGEST_PX[name], 2 * LARGEST_PX[name])
+    ]
+    assert min(channels[0]) == 1
+    assert min(channels[1]) == 0
+    assert LARGEST_PX.keys() == SIZES.keys()

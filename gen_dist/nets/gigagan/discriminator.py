@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gen_dist.nets.gigagan.adaptive import AdaptiveConv2d
 from gen_dist.nets.gigagan.attention import FeedForward, SelfAttention, on_positions
 from gen_dist.nets.gigagan.layers import Activation, EqualConv2d
 from gen_dist.nets.gigagan.pyramid import LOWEST_PX, sides
+from gen_dist.nets.gigagan.recompute import computed_again
 from gen_dist.nets.gigagan.sizes import Size
 
 RESIDUAL_GAIN = 0.4
@@ -74,10 +74,7 @@ class Discriminator(nn.Module):
         for number, (stage, head) in enumerate(zip(self.stages, self.heads, strict=True)):
             if 0 < number <= len(later):
                 x = torch.cat([x, later[number - 1]])
-            if self._checkpoint and torch.is_grad_enabled():
-                x = checkpoint(stage, x, neighbours, use_reentrant=False)
-            else:
-                x = stage(x, neighbours)
+            x = computed_again(stage, x, neighbours) if self._checkpoint else stage(x, neighbours)
             captions = caption_BKT.repeat(len(x) // batch, 1, 1)
             found.append(head(x, captions).unflatten(0, (-1, batch)))  # (levels so far, B, K)
         return torch.cat(found).permute(1, 2, 0)

@@ -78,8 +78,12 @@ def difference_penalty(logit_BL: Tensor, moved_BL: Tensor, weight_L: Tensor, *, 
 
 
 def neighbours(num_images: int) -> int:
-    """Images that are compared with each other: as many as fit into the batch, so that they stay in a micro-batch."""
-    return math.gcd(num_images, NEIGHBOURS)
+    """Images that are compared with each other: of what divides the batch, so that they stay in a micro-batch.
+
+    `NEIGHBOURS` where they do, else fewer, but never one alone; of a prime number of images, such as 5, all of them.
+    """
+    sizes = [size for size in range(2, num_images + 1) if num_images % size == 0]
+    return max((size for size in sizes if size <= NEIGHBOURS), default=min(sizes, default=1))
 
 
 def with_neighbours(weight_B: Tensor) -> Tensor:
@@ -91,8 +95,8 @@ def with_neighbours(weight_B: Tensor) -> Tensor:
 def other_captions(captions: Sequence[str], weight_B: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) whose caption is the wrong one for each image, and (B,) weights: 0 where no neighbour has another.
 
-    Among each `NEIGHBOURS` images, so that it is the same in every micro-batch of a multiple of them; the next one
-    whose caption differs. An unreadable image has none.
+    Among its `neighbours`, so that it is the same in every micro-batch of a multiple of `NEIGHBOURS` images; the next
+    one whose caption differs. An unreadable image has none.
     """
     size = neighbours(len(captions))
     readable = (weight_B != 0).tolist()

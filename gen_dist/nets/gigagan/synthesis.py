@@ -13,11 +13,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gen_dist.nets.gigagan.adaptive import AdaptiveConv2d
 from gen_dist.nets.gigagan.attention import CrossAttention, FeedForward, SelfAttention, on_positions
 from gen_dist.nets.gigagan.pyramid import sides
+from gen_dist.nets.gigagan.recompute import computed_again
 from gen_dist.nets.gigagan.sizes import Size
 
 RESIDUAL_GAIN = 0.4
@@ -60,10 +60,7 @@ class Synthesis(nn.Module):
                 x = double(x)
             told = (style_BS, words_BLT, mask_BL) if fine is None or self._sides[number] < fine_from_px else fine
             inputs = (x, *told)
-            if self._checkpoint and torch.is_grad_enabled():
-                x, rgb = checkpoint(level, *inputs, use_reentrant=False)
-            else:
-                x, rgb = level(*inputs)
+            x, rgb = computed_again(level, *inputs) if self._checkpoint else level(*inputs)
             rgb = self._rgb_gain * rgb
             drawn.append(rgb + double(drawn[-1]) if drawn else rgb)
         return drawn[::-1]

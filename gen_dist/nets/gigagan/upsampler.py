@@ -13,12 +13,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gen_dist.nets.gigagan.adaptive import AdaptiveConv2d
 from gen_dist.nets.gigagan.discriminator import StageBlock
 from gen_dist.nets.gigagan.layers import Activation, EqualConv2d
 from gen_dist.nets.gigagan.pyramid import LOWEST_PX, sides
+from gen_dist.nets.gigagan.recompute import computed_again
 from gen_dist.nets.gigagan.sizes import Size
 from gen_dist.nets.gigagan.synthesis import RESIDUAL_GAIN, SynthesisBlock, WordsAndPositions, double
 
@@ -70,9 +70,7 @@ class Upsampler(nn.Module):
         return drawn[::-1]
 
     def _run(self, level: nn.Module, *inputs: Tensor) -> Tensor:
-        if self._checkpoint and torch.is_grad_enabled():
-            return checkpoint(level, *inputs, use_reentrant=False)
-        return level(*inputs)
+        return computed_again(level, *inputs) if self._checkpoint else level(*inputs)
 
 
 def enlarged(image_B3HW: Tensor) -> Tensor:
