@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from gen_dist.cluster.checks import clock, data, gpus, machine, network, record, room, stores, versions
+from gen_dist.cluster.checks import clock, data, gpus, machine, models, network, record, room, stores, versions
 from gen_dist.cluster.checks.finding import CLUSTER, Finding, grouped, ok, wrong
 from gen_dist.cluster.checks.places import SLOW_START_S, Asked, Here, LateError, Place, on_all, wait_all
 from gen_dist.cluster.checks.room import Node
@@ -86,6 +86,8 @@ class Patient:
         spec = job.data
         sources = [(url, spec.s3) for url in (spec.url, spec.derived, *(mix.url for mix in spec.mix)) if url]
         self._asked[stores.SHARDS] = self._from_everywhere(stores.reach_shards, sources)
+        self._models = models.folders_of(job)
+        self._asked[models.CHECK] = self._from_everywhere(models.look, list(self._models))
         addresses = [(spec.url, spec.s3), *((url, s3) for url, s3, _ in self._written.values())]
         self._asked_time = [
             Asked(on_all(self.hosts, stores.store_ahead_s, url, s3), STORE_S)
@@ -131,7 +133,9 @@ class Patient:
         yield record.judge(self.job, self._heard(record.look))
 
     def what_is_read(self) -> Iterator[Finding]:
-        """Shards from each machine, and what they hold."""
+        """Pretrained models and shards from each machine, and what the shards hold."""
+        if self._models:
+            yield models.judge(self._models, *self._asked[models.CHECK].wait())
         url, asked = self.job.data.url, self._asked[stores.SHARDS]
         _, failed = asked.wait()
         yield stores.judge_shards(url, self.job.data.s3, failed, num_machines=len(asked.answers))

@@ -168,6 +168,13 @@ def test_an_endpoint_that_hangs_keeps_nothing_else(tmp_path: Path, gateway: Gate
     assert findings["data"].state == "ok"
 
 
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    missing = tmp_path / "clip"
+    findings = examined(tmp_path, job=DDPM.replace("ddpm", "latent_diffusion"), model__text_encoder=missing)
+    assert findings["models"].text.startswith(f"no folder {missing} (model.text_encoder); copy it there, or name ")
+    assert wrong(findings) >= {"models"}
+
+
 def test_shards_that_are_not_as_the_job_has_them(tmp_path: Path) -> None:
     folder = tmp_path / "shards"
     write_shards(folder, num_samples=4, per_shard=2)

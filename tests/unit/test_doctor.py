@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from gen_dist.cluster.checks import clock, gpus, network, room, stores, versions
+from gen_dist.cluster.checks import clock, gpus, models, network, room, stores, versions
 from gen_dist.cluster.checks.finding import Finding, grouped, ok, wrong
 from gen_dist.cluster.checks.places import Here, LateError, ProcessError, ask_process, wait, wait_all
 from gen_dist.cluster.checks.room import Node
 from gen_dist.cluster.checks.try_gpus import counted, xid_lines
 from gen_dist.cluster.remote_doctor import Listener
 from gen_dist.cluster.submit import JOB_FILE
-from gen_dist.job.load import resolve
+from gen_dist.job.load import load_job, resolve
 from gen_dist.job.spec import JobSpec
 from gen_dist.train import footprint
 from gen_dist.train.capacity import CapacityError
@@ -249,3 +249,22 @@ def test_the_far_doctor_is_heard_whatever_the_pieces_of_its_log(tmp_path: Path) 
 
 def test_findings_need_no_numbers() -> None:
     assert ok("disk", "room").to_json() == {"check": "disk", "state": "ok", "text": "room", "measured": {}}
+
+
+def test_a_model_that_a_machine_lacks_is_told_with_machine_folder_and_keys(tmp_path: Path) -> None:
+    here, away = tmp_path / "text", tmp_path / "clip"
+    here.mkdir()
+    named = [f"model.{key}={folder}" for key, folder in {"text_encoder": here, "clip": away, "vision": away}.items()]
+    folders = models.folders_of(load_job("jobs/smoke/gigagan.toml", named))
+    assert folders == {str(here): ["model.text_encoder"], str(away): ["model.clip", "model.vision"]}
+    seen = models.look(list(folders))
+    assert seen == [str(away)]
+    found = models.judge(folders, {"10.0.0.1": [], "10.0.0.2": seen, "10.0.0.3": seen}, {})
+    assert found.state == "wrong"
+    assert found.text.startswith(f"on 10.0.0.2, 10.0.0.3: no folder {away} (model.clip, model.vision); copy it there")
+    away.mkdir()
+    there = {name: models.look(list(folders)) for name in ("10.0.0.1", "10.0.0.2")}
+    assert models.judge(folders, there, {}).line.endswith("there on each of 2 places")
+    hung = models.judge(folders, there, {"10.0.0.3": LateError(20.0)})
+    assert (hung.state, hung.text) == ("wrong", "on 10.0.0.3: not looked at (no answer within 20 s)")
+    assert models.folders_of(load_job("jobs/smoke/gigagan.toml")) == {}
