@@ -113,10 +113,8 @@ class Settings(Spec):
         if self.text == "derived" and not self.text_encoder:
             raise ValueError("text='derived' without a text_encoder; write text_encoder = the folder they are of")
         if self.text_width % 4:
-            raise ValueError(
-                f"text_width={self.text_width} is not a multiple of 4, its attention heads; write"
-                f" {self.text_width // 4 * 4 + 4}"
-            )
+            wider = self.text_width // 4 * 4 + 4
+            raise ValueError(f"text_width={self.text_width} is not a multiple of 4, its attention heads; write {wider}")
         return self
 
     @property
