@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gen_dist.nets.gigagan.adaptive import AdaptiveConv2d
 from gen_dist.nets.gigagan.attention import FeedForward, SelfAttention, on_positions
 from gen_dist.nets.gigagan.layers import Activation, EqualConv2d
 from gen_dist.nets.gigagan.pyramid import LOWEST_PX, sides
 from gen_dist.nets.gigagan.sizes import Size
+from gen_dist.nets.recompute import recomputed
 
 RESIDUAL_GAIN = 0.4
 HEAD_LAYERS = 4  # of psi
@@ -75,7 +75,7 @@ class Discriminator(nn.Module):
             if 0 < number <= len(later):
                 x = torch.cat([x, later[number - 1]])
             if self._checkpoint and torch.is_grad_enabled():
-                x = checkpoint(stage, x, neighbours, use_reentrant=False)
+                x = recomputed(stage, x, neighbours)
             else:
                 x = stage(x, neighbours)
             captions = caption_BKT.repeat(len(x) // batch, 1, 1)

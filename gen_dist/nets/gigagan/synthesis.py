@@ -13,12 +13,12 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gen_dist.nets.gigagan.adaptive import AdaptiveConv2d
 from gen_dist.nets.gigagan.attention import CrossAttention, FeedForward, SelfAttention, on_positions
 from gen_dist.nets.gigagan.pyramid import sides
 from gen_dist.nets.gigagan.sizes import Size
+from gen_dist.nets.recompute import recomputed
 
 RESIDUAL_GAIN = 0.4
 
@@ -61,7 +61,7 @@ class Synthesis(nn.Module):
             told = (style_BS, words_BLT, mask_BL) if fine is None or self._sides[number] < fine_from_px else fine
             inputs = (x, *told)
             if self._checkpoint and torch.is_grad_enabled():
-                x, rgb = checkpoint(level, *inputs, use_reentrant=False)
+                x, rgb = recomputed(level, *inputs)
             else:
                 x, rgb = level(*inputs)
             rgb = self._rgb_gain * rgb

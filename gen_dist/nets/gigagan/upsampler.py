@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gen_dist.nets.gigagan.adaptive import AdaptiveConv2d
 from gen_dist.nets.gigagan.discriminator import StageBlock
@@ -21,6 +20,7 @@ from gen_dist.nets.gigagan.layers import Activation, EqualConv2d
 from gen_dist.nets.gigagan.pyramid import LOWEST_PX, sides
 from gen_dist.nets.gigagan.sizes import Size
 from gen_dist.nets.gigagan.synthesis import RESIDUAL_GAIN, SynthesisBlock, WordsAndPositions, double
+from gen_dist.nets.recompute import recomputed
 
 DOWNS = 3  # halvings of the small image, or fewer where that would be below 4 px (appendix A)
 
@@ -71,7 +71,7 @@ class Upsampler(nn.Module):
 
     def _run(self, level: nn.Module, *inputs: Tensor) -> Tensor:
         if self._checkpoint and torch.is_grad_enabled():
-            return checkpoint(level, *inputs, use_reentrant=False)
+            return recomputed(level, *inputs)
         return level(*inputs)
 
 
