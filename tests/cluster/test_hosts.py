@@ -56,7 +56,7 @@ def test_hosts_reach_each_other_and_nobody_else_until_a_cable_is_cut() -> None:
         with server, loopback:
             assert not reached(one.ip, port), "from this machine's own network"
             with two.entered():
-                assert reached(one.ip, port)
+                assert wait_for(lambda: reached(one.ip, port), "the new cable")
                 assert not reached("127.0.0.1", port), "a loopback of its own"
                 network.cut(one)
                 assert not reached(one.ip, port)

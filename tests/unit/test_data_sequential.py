@@ -335,7 +335,10 @@ def test_a_run_says_once_what_it_gives_up(folder: Path) -> None:
 
 
 def test_a_job_for_more_workers_than_shards_ends_before_it_starts(folder: Path) -> None:
-    many = job(folder).model_copy(update={"cluster": job(folder).cluster.model_copy(update={"num_workers": [1, 8]})})
+    one = job(folder)
+    cluster = one.cluster.model_copy(update={"num_workers": [1, 8]})
+    train = one.train.model_copy(update={"global_batch_images": 64})  # which eight split
+    many = one.model_copy(update={"cluster": cluster, "train": train})
     with pytest.raises(DataError, match="5 shards without an index for 8 workers"):
         _data(many, lambda event: None)
 

@@ -157,7 +157,7 @@ def test_a_conditional_write_whose_answer_is_lost_is_no_conflict(proxy: FaultPro
 def test_a_patient_store_waits_out_what_a_person_would_be_told_of(
     proxy: FaultProxy, store: S3Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gen_dist.store.s3.PATIENT", Retries(PATIENT.num_attempts, first_wait_s=0.001))
+    monkeypatch.setattr("gen_dist.store.s3.PATIENT", Retries(PATIENT.num_attempts, 0.001, 0.01))
     info = store.write("x", DATA)
     down = iter(range(30))
 
