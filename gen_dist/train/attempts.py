@@ -11,7 +11,6 @@ from gen_dist.job.errors import GenDistError
 from gen_dist.train.deaths import Death, Verdict, judge
 
 NEAR_S = 1.0  # of training: deaths less than this apart are at the same place
-SMOOTHING = 0.3  # of the speed, at each event
 MACHINE_GONE = "its machine is gone"
 GONE = "its process was killed (a signal, or out of memory)"
 _ECHO = re.compile(r"connection (closed|reset|refused)|peer|gloo|nccl|aborted|broken pipe", re.IGNORECASE)
@@ -48,8 +47,8 @@ class _Group:
     heard_s: float
     base_images: int
     images: int
-    speed: float = 0.0
-    """Images a second."""
+    began: tuple[int, float] | None = None
+    """(images, when) at the end of its first step."""
     step_images: int = 0
     """Largest seen between two events."""
     errors: dict[int, tuple[str, str]] = field(default_factory=dict)
@@ -60,6 +59,13 @@ class _Group:
     """Told that it will lose a machine: its death is that machine's."""
     mourned: bool = False
     """The controller has said how its workers ended, which it does once for each group."""
+
+    @property
+    def near_images(self) -> int:
+        """What it learned from in about a second, by its whole time: what workers say comes in bursts."""
+        first_images, first_s = self.began or (self.images, self.heard_s)
+        speed = (self.images - first_images) / max(self.heard_s - first_s, NEAR_S)
+        return round(NEAR_S * speed) + self.step_images
 
 
 class Attempts:
@@ -122,8 +128,7 @@ class Attempts:
             self.close(now_s=now_s)
         if kind == "progress" and images > group.images:
             group.step_images = max(group.step_images, images - group.images)
-            speed = (images - group.images) / max(now_s - group.heard_s, 1e-3)
-            group.speed += (speed - group.speed) * (SMOOTHING if group.speed else 1.0)
+            group.began = group.began or (images, now_s)
         group.images = max(group.images, images)
         group.heard_s = now_s
 
@@ -177,7 +182,7 @@ class Attempts:
             base_images=group.base_images,
             images=group.images,
             newest_images=self.newest_images,
-            near_images=round(NEAR_S * group.speed) + group.step_images,
+            near_images=group.near_images,
             rank=rank,
             why=why,
             log=log,

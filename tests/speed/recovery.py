@@ -1,15 +1,17 @@
 """recovery: seconds from a fault to the next step, with our settings and watchdog, over those with Ray's defaults.
 
 The same job and code on both sides, two workers over gloo on this machine; theirs has Ray's own values back in its
-environment and no watchdog. A crash is kill -9 of a worker, a hang is SIGSTOP of one, and a lost node is kill -9 of all
-that runs on one of three machines of a standing Ray. The shortest time of some rounds counts, since other work on the
-machine can only add to it; a hang of theirs takes eleven minutes and is made once.
+environment, no watchdog, and Ray's own policy of when a group grows and shrinks. A crash is kill -9 of a worker, a hang
+is SIGSTOP of one, and a lost node is kill -9 of all that runs on one of two machines of a standing Ray: a run of one or
+two workers goes on with the other. The shortest time of some rounds counts, since other work on the machine can only
+add to it; a hang of theirs takes eleven minutes and is made once.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +37,14 @@ RAYS_OWN = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "30",
 }
 TINY_HEALTH_S = "20"  # in place of ten minutes
-NUM_MACHINES = 3  # one more than there are workers
+RAYS_OWN_POLICY = """
+import sys
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from gen_dist.train import launch
+launch.Elastic, launch.LOOK_EVERY_S = lambda config, sizes: ElasticScalingPolicy(config), 60.0
+from gen_dist.cli.app import main
+sys.exit(main())
+"""
 Strike = Callable[[cli.Running], None]
 
 
@@ -64,15 +73,17 @@ def run(*, only: str, tiny: bool) -> Result:
 def _compare(name: str, *, tiny: bool) -> dict[str, float]:
     fault = FAULTS[name]
     theirs = {**RAYS_OWN, **({"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": TINY_HEALTH_S} if tiny else {})}
-    sides: dict[str, tuple[dict[str, str], dict[str, str], dict[str, object]]] = {
-        "ours": ({}, ray_settings.NODES, {"run__hang_after_s": 5} if tiny else {}),
-        "theirs": (theirs, {}, {"run__hang_after_s": 0}),
+    own_policy = (sys.executable, "-c", RAYS_OWN_POLICY)
+    sides: dict[str, tuple[Sequence[str | Path], dict[str, str], dict[str, str], dict[str, object]]] = {
+        "ours": ((cli.PROGRAM,), {}, ray_settings.NODES, {"run__hang_after_s": 5} if tiny else {}),
+        "theirs": (own_policy, theirs, {}, {"run__hang_after_s": 0}),
     }
     times = {}
-    for side, (env, nodes, keys) in sides.items():
+    for side, (program, env, nodes, keys) in sides.items():
         with _surroundings(name, nodes) as (strike, more, where):
             num_rounds = 1 if tiny else fault.num_rounds
-            times[side] = _recoveries(strike, env={**env, **more}, keys={**keys, **where}, num_rounds=num_rounds)
+            kind = {"env": {**env, **more}, "keys": {**keys, **where}}
+            times[side] = _recoveries(strike, program=program, **kind, num_rounds=num_rounds)
     best = {side: min(seconds) for side, seconds in times.items()}
     slowest = {f"{side}_slowest_s": max(seconds) for side, seconds in times.items()}
     shown = {f"{side}_s": value for side, value in best.items()}
@@ -92,15 +103,23 @@ def _surroundings(
         tempfile.TemporaryDirectory() as folder,
         StandingCluster(Path(folder), num_cpus=1, env=nodes) as cluster,
     ):
-        machines = [cluster.add_node(num_cpus=1) for _ in range(NUM_MACHINES - 1)]
+        machine = cluster.add_node(num_cpus=1)
 
         def strike(_: cli.Running) -> None:
-            cluster.kill_node(next(machine for machine in machines if workers_below(machine.pid)))
+            assert workers_below(machine.pid)
+            cluster.kill_node(machine)
 
-        yield strike, cluster.environment, {"cluster__address": cluster.address}
+        yield strike, cluster.environment, {"cluster__address": cluster.address, "cluster__num_workers": "[1, 2]"}
 
 
-def _recoveries(strike: Strike, *, env: Mapping[str, str], keys: Mapping[str, object], num_rounds: int) -> list[float]:
+def _recoveries(
+    strike: Strike,
+    *,
+    program: Sequence[str | Path],
+    env: Mapping[str, str],
+    keys: Mapping[str, object],
+    num_rounds: int,
+) -> list[float]:
     """Seconds to the next step after each of some faults of one run."""
     words = settings(
         **keys,
@@ -112,7 +131,7 @@ def _recoveries(strike: Strike, *, env: Mapping[str, str], keys: Mapping[str, ob
     )
     found: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        running = cli.Running("train", JOB, *words, cwd=Path(folder), env=env)
+        running = cli.Running("train", JOB, *words, cwd=Path(folder), env=env, program=program)
         try:
             for _ in range(num_rounds):
                 begun = _until(running, Path(folder) / LOG, starts=len(found) + 1, images=AFTER_IMAGES)

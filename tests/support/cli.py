@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,13 @@ def report(*words: str, cwd: Path, env: Mapping[str, str] | None = None) -> dict
 class Running:
     """A run that is under way, started in a session of its own so that a signal reaches it alone."""
 
-    def __init__(self, *words: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *words: str, cwd: Path, env: Mapping[str, str] | None = None, program: Sequence[str | Path] = (PROGRAM,)
+    ) -> None:
         self._output = cwd / OUTPUT
         with self._output.open("w") as output:  # a pipe that nobody reads would stop it once it is full
             self.process = subprocess.Popen(
-                [str(PROGRAM), *words],
+                [*map(str, program), *words],
                 cwd=cwd,
                 env={**os.environ, **(env or {})},
                 stdout=output,

@@ -73,6 +73,16 @@ def test_a_group_is_remembered_by_where_it_began_and_how_far_it_came() -> None:
     assert attempts.number == 7
 
 
+def test_news_that_comes_in_bursts_makes_no_two_deaths_the_same_place() -> None:
+    attempts = Attempts(max_failures=9, max_rollbacks=9, now_s=0.0)
+    started(attempts, images=0, now_s=10.0)
+    for step in range(1, 41):  # 16 a step, ten steps a second, told five at a time
+        attempts.hear({"kind": "progress", "images": 16 * step}, now_s=10.0 + -(-step // 5) * 0.5)
+    death, _ = attempts.bury({1: Ended("killed", by_itself=False)}, lost_nodes=NONE, now_s=15.0)
+    assert death is not None
+    assert 160 <= death.near_images <= 2 * 160 + 16
+
+
 def test_a_group_that_ended_as_it_was_meant_to_is_not_mourned() -> None:
     attempts = Attempts(max_failures=0, max_rollbacks=1, now_s=0.0)
     assert attempts.bury({}, lost_nodes=NONE, now_s=1.0)[0] is None
