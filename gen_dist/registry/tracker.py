@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -182,23 +183,28 @@ class Tracker:
         """The thread: a flusher that ends before the run is started again."""
         pause_s = FIRST_RESTART_S
         while True:
-            process = self._launched()
-            assert process.stdout is not None
-            for line in process.stdout:
-                with contextlib.suppress(ValueError):  # half a line of one that was killed
-                    self._hear(json.loads(line))
-            code = process.wait()
-            process.stdout.close()
+            how = self._served()
             with self._changed:
                 if not self._ending:
-                    self._hear(
-                        {"failing": True, "trouble": f"the process that writes to MLflow ended with code {code}"}
-                    )
+                    self._hear({"failing": True, "trouble": f"the process that writes to MLflow {how}"})
                     self._changed.wait_for(lambda: self._ending, pause_s)
                 if self._ending:
                     return
                 self._heard["ready"] = self._heard["failing"] = False
             pause_s = min(2.0 * pause_s, LONGEST_RESTART_S)
+
+    def _served(self) -> str:
+        """From the start of one flusher to its end; how it came to that."""
+        try:
+            process = self._launched()
+        except OSError as error:
+            return f"did not start: {error.strerror or error}"
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                with contextlib.suppress(ValueError):  # half a line of one that was killed
+                    self._hear(json.loads(line))
+        return f"ended with code {process.wait()}"
 
     def _launched(self) -> subprocess.Popen[str]:
         """In a session of its own, so that Ctrl-C reaches it through the driver only."""
@@ -208,6 +214,7 @@ class Tracker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                env=dict(os.environ),  # a copy: the main thread sets variables meanwhile, and moves them as it does
                 text=True,
                 start_new_session=True,
             )

@@ -7,6 +7,7 @@ next one what to do. It works on any cluster, with no shared folder and no conne
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -66,13 +67,13 @@ class Hub:
     """State of the actor: events not yet taken, the wish to stop, the workers' pulses, and how each group ended."""
 
     def __init__(self, *, max_failures: int = 3, max_rollbacks: int = 10, silent_after_s: float = 60.0) -> None:
-        """`silent_after_s`: without a pulse for so long a worker of a group that stands still counts as stopped."""
+        """`silent_after_s`: without a pulse for so long a worker counts as stopped; 0: never."""
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._stop = False
         self._num_saves = 0
         self._failure: BaseException | None = None
         self._attempts = Attempts(max_failures=max_failures, max_rollbacks=max_rollbacks, now_s=time.monotonic())
-        self._silent_after_s = silent_after_s
+        self._silent_after_s = silent_after_s or math.inf
         self._pulses: dict[int, tuple[Pulse, float]] = {}
         self._heard_s = time.monotonic()
         self._hang: Hang | None = None

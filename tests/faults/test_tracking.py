@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -181,6 +182,29 @@ def test_a_flusher_that_dies_is_started_again(tmp_path: Path, client: MlflowClie
         assert time.monotonic() < deadline_s
     if not life.end()[0]:
         send(life.folder, server)
+    life.check(client)
+
+
+def test_a_flusher_that_cannot_be_started_is_started_later(
+    tmp_path: Path, client: MlflowClient, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refusals = subprocess.Popen, [OSError(errno.EFAULT, "Bad address"), OSError(errno.EAGAIN, "no process left")]
+
+    def started(words: list[str], **options: Any) -> subprocess.Popen[str]:
+        if "gen_dist.registry.flusher" in words:
+            assert options["env"] is not os.environ, "which another thread may change while a program starts"
+            if refusals:
+                raise refusals.pop()
+        return start(words, **options)
+
+    monkeypatch.setattr("gen_dist.registry.tracker.subprocess.Popen", started)
+    life = Life(tmp_path, "starts-late", server)
+    life.learn(20)
+    deadline_s = time.monotonic() + 300.0
+    while not life.tracker.wait(5.0):
+        assert time.monotonic() < deadline_s
+    assert life.tracker.trouble == "the process that writes to MLflow did not start: no process left"
+    assert life.end()[0]
     life.check(client)
 
 

@@ -105,6 +105,15 @@ def test_nobody_of_a_group_that_has_ended_counts_as_silent_in_the_next_one(clock
         assert hub.pulse(pulse(0, 0, pid=200)) == Order(), second
 
 
+def test_where_nobody_is_to_count_as_stopped_nobody_does(clock: SimpleNamespace) -> None:
+    hub = Hub(silent_after_s=0.0)
+    attempt = entered(hub)
+    hub.pulse(pulse(1, attempt))
+    for _ in range(100):
+        clock.s += 1.0
+        assert hub.pulse(pulse(0, attempt)) == Order()
+
+
 def test_a_hub_that_stood_still_takes_nobody_for_silent(clock: SimpleNamespace) -> None:
     hub = Hub(silent_after_s=60.0)
     attempt = entered(hub)
