@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_two_who_write_a_manifest_at_once_put_theirs_together(tmp_path: Path, ot
                 do(open_store(str(tmp_path)), pattern=other)
             return open_store(str(tmp_path)).write(name, data, if_version=if_version)
 
-    do(Slow(), pattern="train-00000.tar")  # type: ignore[arg-type]
+    do(cast(Store, Slow()), pattern="train-00000.tar")
     assert len(find_index(open_store(str(tmp_path)), other)) == 4
     assert len(find_index(open_store(str(tmp_path)), "train-00000.tar")) == 4
     assert len(tried) == (1 if other == "train-00000.tar" else 2)  # equal bytes need no second write
@@ -160,7 +161,7 @@ def test_a_manifest_that_others_write_without_end_is_given_up(tmp_path: Path, mo
             return open_store(str(tmp_path)).write(name, data, if_version=if_version)
 
     with pytest.raises(StoreError, match="another process writes it"):
-        do(Busy())  # type: ignore[arg-type]
+        do(cast(Store, Busy()))
 
 
 def test_ray_tasks_write_what_one_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

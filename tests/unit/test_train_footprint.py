@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -32,8 +33,8 @@ def test_as_many_are_counted_as_are_made(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["clip", "t5"])
-def test_a_pretrained_model_beside_them_is_in_nobodys_way(kind: str, tmp_path: Path) -> None:
-    text = write_text_model(tmp_path / "text", kind)  # type: ignore[arg-type]
+def test_a_pretrained_model_beside_them_is_in_nobodys_way(kind: Literal["clip", "t5"], tmp_path: Path) -> None:
+    text = write_text_model(tmp_path / "text", kind)
     pair = write_pair_model(tmp_path / "pair")
     for recipe, settings in (("latent_diffusion", {}), ("gigagan", {"clip": pair, "vision": pair})):
         folders = [f"model.{setting}={folder}" for setting, folder in {"text_encoder": text, **settings}.items()]
