@@ -27,7 +27,7 @@ from gen_dist.data.source import Data
 from gen_dist.job import arithmetic
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
-from gen_dist.train import ray_settings
+from gen_dist.train import ray_settings, spares
 from gen_dist.train.capacity import Capacity, without_gpus
 from gen_dist.train.controller import Announcer, SaveBeforeResize
 from gen_dist.train.deaths import TrainingFailedError
@@ -208,6 +208,7 @@ def _trainer(job: JobSpec, assignment: Assignment) -> TorchTrainer:
                 max_failures=NO_LIMIT, controller_failure_limit=NO_LIMIT, max_preemption_failures=NO_LIMIT
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            worker_runtime_env=spares.runtime_env(job),
             callbacks=[Announcer(assignment.hub), SaveBeforeResize(assignment.hub)],
         ),
     )

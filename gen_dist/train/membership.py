@@ -32,6 +32,8 @@ class Member:
         self.rank = context.get_world_rank()
         self.node = ray.get_runtime_context().get_node_id()
         self.attempt = 0
+        self.mates = [self.rank]
+        """Ranks of the workers on this machine, as Ray tells machines apart."""
         self.watchdog = Watchdog(
             run_folder / HANG,
             rank=self.rank,
@@ -46,6 +48,7 @@ class Member:
     def enter(self, team: Team, attempt: int) -> Resume | None:
         """What this group, which took the number `attempt`, is to do; None: end, for the run has failed. Collective."""
         workers = team.gather(Worker(rank=self.rank, node=self.node, pid=os.getpid()))
+        self.mates = [worker.rank for worker in workers if worker.node == self.node]
         told = ray.get(self._hub.enter.remote(workers, attempt)) if team.leads else None
         resume: Resume | None = team.gather(told)[0]
         if resume is not None:

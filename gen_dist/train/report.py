@@ -18,8 +18,9 @@ PROGRESS_EVERY_S = 0.5
 class Report(Protocol):
     """Where a worker says what happened; only the leading worker's words are heard.
 
-    `kind` is one of start, progress, metrics, samples, checkpoint, skipped, notice, warning, end; an event has its Unix
-    time as `at_s`. The hub and the driver say launch, attempt, hang, death, crash_loop, rollback, resize and waiting.
+    `kind` is one of start, progress, metrics, samples, checkpoint, skipped, notice, warning, spares, end; an event has
+    its Unix time as `at_s`. The hub and the driver say launch, attempt, hang, death, crash_loop, rollback, resize and
+    waiting.
     """
 
     def __call__(self, kind: str, **facts: object) -> None:

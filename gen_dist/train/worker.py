@@ -22,6 +22,7 @@ from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, Recipe
 from gen_dist.registry.runs import checkpoint_store
 from gen_dist.registry.wal import WAL
+from gen_dist.train import spares
 from gen_dist.train.fits import check_fits
 from gen_dist.train.hub import Resume, Wishes
 from gen_dist.train.process import prepare
@@ -58,6 +59,7 @@ class Assignment:
 def train_worker(config: dict[str, Any]) -> None:
     """Entry of every worker, on its first start and after each restart."""
     assignment: Assignment = config["assignment"]
+    spares.taken()
     if ray.get(assignment.hub.failure.remote()) is not None:
         return  # a restart would meet the same error again
     job = load_resolved(assignment.job)
@@ -81,9 +83,23 @@ def _train(assignment: Assignment, job: JobSpec, member: Member) -> None:
     resume = member.enter(team, recovery.begin(_patient_store(job), team=team, report=report))
     if resume is None:
         return
-    with build_loop(assignment, job, team=team, report=report, resume=resume, watchdog=member.watchdog) as loop:
+    parts: dict[str, Any] = {"team": team, "report": report, "resume": resume, "watchdog": member.watchdog}
+    with build_loop(assignment, job, **parts) as loop, _spares(job, member, report):
         clock = loop.run()
     report("end", images=clock.images, spent=member.watchdog.spent())
+
+
+@contextmanager
+def _spares(job: JobSpec, member: Member, report: Report) -> Iterator[None]:
+    """Within, once it has lasted, this machine has as many spare processes as it has workers."""
+    if not job.run.spares or member.rank != min(member.mates):
+        yield
+        return
+    kept = spares.Spares(len(member.mates), lambda number: report("spares", processes=number))
+    try:
+        yield
+    finally:
+        kept.close()
 
 
 @contextmanager

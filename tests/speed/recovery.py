@@ -1,7 +1,8 @@
 """recovery: seconds from a fault to the next step, with our settings and watchdog, over those with Ray's defaults.
 
 The same job and code on both sides, two workers over gloo on this machine; theirs has Ray's own values back in its
-environment, no watchdog, and Ray's own policy of when a group grows and shrinks. A crash is kill -9 of a worker, a hang
+environment, no watchdog, no spares, and Ray's own policy of when a group grows and shrinks. Ours has trained for long
+enough to have its spares. A crash is kill -9 of a worker, a hang
 is SIGSTOP of one, and a lost node is kill -9 of all that runs on one of two machines of a standing Ray: a run of one or
 two workers goes on with the other. The shortest time of some rounds counts, since other work on the machine can only
 add to it; a hang of theirs takes eleven minutes and is made once.
@@ -23,7 +24,7 @@ from gen_dist.train import ray_settings
 from tests.speed.sides import Result
 from tests.support import cli
 from tests.support.ray_cluster import StandingCluster, workers_below
-from tests.support.run_faults import events, settings
+from tests.support.run_faults import events, settings, wait_for
 
 JOB = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
 LOG = Path("runs") / "smoke-dcgan" / "wal"
@@ -76,7 +77,7 @@ def _compare(name: str, *, tiny: bool) -> dict[str, float]:
     own_policy = (sys.executable, "-c", RAYS_OWN_POLICY)
     sides: dict[str, tuple[Sequence[str | Path], dict[str, str], dict[str, str], dict[str, object]]] = {
         "ours": ((cli.PROGRAM,), {}, ray_settings.NODES, {"run__hang_after_s": 5} if tiny else {}),
-        "theirs": (own_policy, theirs, {}, {"run__hang_after_s": 0}),
+        "theirs": (own_policy, theirs, {}, {"run__hang_after_s": 0, "run__spares": "false"}),
     }
     times = {}
     for side, (program, env, nodes, keys) in sides.items():
@@ -138,6 +139,8 @@ def _recoveries(
         try:
             for number in range(num_rounds):
                 _until(running, Path(folder) / LOG, starts=number + 1, images=AFTER_IMAGES)
+                if "run__spares" not in keys:
+                    _until_spared(running, Path(folder) / LOG, groups=number + 1)
                 strike(running)
                 hit_s, num_starts = time.time(), len(events(Path(folder) / LOG, "start"))
                 went_on = _until(running, Path(folder) / LOG, starts=num_starts + 1, images=EVERY_IMAGES)
@@ -149,6 +152,11 @@ def _recoveries(
                 time.sleep(1.0)
             running.end()
     return found
+
+
+def _until_spared(running: cli.Running, log: Path, *, groups: int) -> None:
+    """Wait until so many groups have had spares, which they ask for once they have trained for a while."""
+    wait_for(lambda: len(events(log, "spares")) >= groups, "spare processes", running=running)
 
 
 def _until(running: cli.Running, log: Path, *, starts: int, images: int) -> float:
