@@ -5,12 +5,13 @@ Fresh pages for each batch would cost as much as a tenth of its decoding, and fo
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 
 import numpy as np
 
-KEPT = 8  # free buffers of one size
+KEPT = 8  # free batches of one size
 ROOMIER = 1.25  # times the wanted bytes at most: what a kept room may be too large
 
 
@@ -25,7 +26,7 @@ class Buffers:
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array that is not filled."""
-        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        num_bytes = math.prod(shape) * dtype.itemsize
         free = self._free.setdefault(num_bytes, deque(maxlen=KEPT))
         try:
             memory = free.pop()
@@ -39,17 +40,21 @@ class Buffers:
 class Rooms:
     """Memory for blocks, whose sizes differ a little. A room goes back when no view of it is left; for any thread."""
 
-    def __init__(self) -> None:
-        self._free: deque[np.ndarray] = deque(maxlen=KEPT)
+    def __init__(self, kept_bytes: int) -> None:
+        """Of free rooms at most `kept_bytes` are kept. All blocks of a shuffled window become free at about one time:
+        where less is kept, most of the next window but one is memory that the kernel has to clear anew.
+        """
+        self._kept_bytes = kept_bytes
+        self._free: deque[np.ndarray] = deque()
 
     def take(self, num_bytes: int) -> memoryview:
         """Bytes that are not filled."""
-        memory = self._kept(num_bytes)
+        memory = self._fitting(num_bytes)
         room = memory[:num_bytes]
-        weakref.finalize(room, self._free.append, memory).atexit = False
+        weakref.finalize(room, self._give_back, memory).atexit = False
         return room.data
 
-    def _kept(self, num_bytes: int) -> np.ndarray:
+    def _fitting(self, num_bytes: int) -> np.ndarray:
         for _ in range(len(self._free)):
             try:
                 memory = self._free.popleft()
@@ -59,3 +64,11 @@ class Rooms:
                 return memory
             self._free.append(memory)
         return np.empty(num_bytes, np.uint8)  # not filled with zeros under the interpreter's lock
+
+    def _give_back(self, memory: np.ndarray) -> None:
+        self._free.append(memory)
+        while len(self._free) * len(memory) > self._kept_bytes:  # they are of one size, or nearly
+            try:
+                self._free.popleft()
+            except IndexError:
+                return

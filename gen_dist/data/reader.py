@@ -36,7 +36,7 @@ class BlockReader:
         self._index, self._sources, self.limit_bytes = index, sources, limit_bytes
         self._block_bytes = index.blocks.num_bytes
         self._held: OrderedDict[int, _Held] = OrderedDict()
-        self._rooms = Rooms()
+        self._rooms = Rooms(limit_bytes // 2)  # as much is held on average, and never more than the limit was
         self._held_bytes = 0
         self._lock = threading.Condition()
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="gen-dist-read")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 CHUNK = 16  # samples that one thread decodes at a time
+CHUNK_WITHOUT_IMAGES = 128  # of texts and arrays, which take less time than handing them to a thread
 
 
 class OrderLike(Protocol):
@@ -97,6 +98,7 @@ class Stream:
         self._reader = BlockReader(
             index, self._sources, limit_bytes=2 * spec.shuffle_bytes, num_threads=spec.read_threads
         )
+        self._chunk = CHUNK if any(source.kind == "image" for source in self._sources) else CHUNK_WITHOUT_IMAGES
         self._decoders = ThreadPoolExecutor(spec.decode_threads, thread_name_prefix="gen-dist-decode")
         self._prefetches = Prefetches[Batch]()
 
@@ -164,8 +166,8 @@ class Stream:
             block_of = self.index.blocks_of(job.ids)
             here = np.argsort(block_of[absent], kind="stable")  # a thread meets few blocks
             order = absent[here]
-            for first in range(0, len(order), CHUNK):
-                chunk = order[first : first + CHUNK].tolist()
+            for first in range(0, len(order), self._chunk):
+                chunk = order[first : first + self._chunk].tolist()
                 job.decoding.append(self._decoders.submit(self._decode, job, chunk, block_of))
 
     def finish(self, job: _Job) -> Batch:

@@ -321,7 +321,7 @@ class RunSpec(Spec):
     spares: bool = True
     """Keep processes beside the workers that have imported all they need, for a quicker restart (seconds instead of
     half a minute where Python's packages lie on a network's file system). Each takes the memory of its imports."""
-    hang_after_s: NonNegativeFloat = 35.0
+    hang_after_s: NonNegativeFloat = 30.0
     """Seconds that a step may take beyond three times the median one before its workers count as hung: the stacks of
     all are saved below `hang` in the run folder, and they start anew. Waiting for data, sample grids and checkpoints
     may take 10 times as long, the start 20 times. 0: never."""

@@ -48,7 +48,7 @@ def opened(folder: Path) -> Index:
 
 def read_all(index: Index) -> int:
     found = sources(FIELDS, DataSpec(url="x"))
-    return sum(read_block(index, number, found, Rooms()).num_bytes for number in range(len(index.blocks)))
+    return sum(read_block(index, number, found, Rooms(1 << 20)).num_bytes for number in range(len(index.blocks)))
 
 
 def test_an_edited_shard_of_the_same_size_is_refused_until_it_is_indexed_again(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_an_edited_shard_is_not_packed_again(tmp_path: Path) -> None:
 def _read_derived(index: Index) -> None:
     found = [replace(source, is_derived=True) for source in sources(FIELDS, DataSpec(url="x"))]
     for number in range(len(index.blocks)):
-        read_block(index, number, found, Rooms())
+        read_block(index, number, found, Rooms(1 << 20))
 
 
 def test_without_checksums_nothing_is_held_against_them(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_arrays_decode_together_as_they_do_alone() -> None:
 
 
 def test_a_room_is_used_again_only_once_no_view_of_it_is_left() -> None:
-    rooms = Rooms()
+    rooms = Rooms(4000)
     first = rooms.take(1000)
     first[:] = b"a" * 1000
     part = first[10:20]
@@ -116,3 +116,13 @@ def test_a_room_is_used_again_only_once_no_view_of_it_is_left() -> None:
     assert address in {np.frombuffer(room, np.uint8).ctypes.data for room in again}
     assert [len(room) for room in again] == [990, 990]
     assert len(rooms.take(10)) == 10  # far smaller ones do not take up large memory
+
+
+def test_of_free_rooms_no_more_is_kept_than_was_said() -> None:
+    rooms = Rooms(3000)
+    held = [rooms.take(1000) for _ in range(5)]
+    addresses = {np.frombuffer(room, np.uint8).ctypes.data for room in held}
+    del held
+    assert sum(map(len, rooms._free)) == 3000
+    again = [rooms.take(1000) for _ in range(3)]
+    assert {np.frombuffer(room, np.uint8).ctypes.data for room in again} < addresses

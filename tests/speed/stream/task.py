@@ -28,6 +28,7 @@ class Task:
     """An empty folder for what the reader keeps on disk."""
     num_workers: int
     """Worker processes of a peer's loader."""
+    num_epochs: int = 1
     first_sample: int = 0
     """Where to start; a multiple of BATCH_SAMPLES."""
     drop: str = "samples"

@@ -48,7 +48,7 @@ def prepared(task: Task, spec: DataSpec) -> Callable[[], Iterator[Batch]]:
         data = find_data(spec)
         plan = data.plan(workers=1, shuffle_bytes=spec.shuffle_bytes, run=BATCH_SAMPLES)
         with open_stream(spec, fields=FIELDS[task.kind], seed=0, data=data, plan=plan) as stream:
-            positions = range(task.first_sample, task.num_samples, BATCH_SAMPLES)
+            positions = range(task.first_sample, task.num_epochs * task.num_samples, BATCH_SAMPLES)
             for _, batch in stream.prefetch((position, BATCH_SAMPLES) for position in positions):
                 yield batch
 

@@ -36,6 +36,8 @@ def _read(task: Task) -> Iterator[Batch]:
     )
     if task.first_sample and task.drop == "samples":  # each worker reads as many of the shards, and drops its part
         dataset = dataset.slice(task.first_sample // max(1, task.num_workers), None)
+    if task.num_epochs > 1:
+        dataset = dataset.repeat(task.num_epochs)
     decode = [wds.handle_extension("jpg", _decode)] if task.kind == "jpeg" else []
     dataset = dataset.decode(*decode).map(partial(_to_tensors, members))
     loader = wds.WebLoader(
