@@ -28,7 +28,7 @@ def ready(task: Task) -> Callable[[], Iterator[Batch]]:
             jpegs += [file.read() for file in files if file is not None]
     batches = np.empty((NUM_BATCHES, BATCH_SAMPLES, IMAGE_PX, IMAGE_PX, 3), np.uint8)
     batches.fill(0)  # pages are there before the clock starts
-    return lambda: _decode_all(jpegs, batches)
+    return lambda: _decode_all(jpegs * task.num_epochs, batches)
 
 
 def _decode_all(jpegs: Sequence[bytes], batches: np.ndarray) -> Iterator[Batch]:
