@@ -5,14 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
+from gen_dist.cli.picture import check_out, write_out
 from gen_dist.job.errors import GenDistError
-
-
-class OutputError(GenDistError):
-    """A file that cannot be written."""
 
 
 class DeviceError(GenDistError):
@@ -33,7 +29,7 @@ def run(
 ) -> dict[str, Any]:
     """Draw and write; a single prompt gives the bare image, several a grid with captions. `fine`: as `Model.draw`."""
     path = Path(out)
-    _check_out(path)
+    check_out(path, such_as="sample.png")
 
     def warn(text: str) -> None:
         print(f"warning    {text}", file=sys.stderr)
@@ -48,32 +44,12 @@ def run(
 
     drawers = [Model.load(source, device=where) for source in sources]
     images = (Chain(*drawers) if upsampler else drawers[0]).draw(prompts, seed=seed, fine=fine)
-    try:
-        path.write_bytes(png(images[0] if len(prompts) == 1 else sample_grid(images, prompts)))
-    except OSError as error:  # such as a disk that has become full meanwhile
-        raise OutputError(f"-o {out}: {error.strerror or error}; write elsewhere") from None
+    write_out(path, png(images[0] if len(prompts) == 1 else sample_grid(images, prompts)))
     if not as_json:
         print(f"{path}: {len(prompts)} image(s), seed {seed}", file=sys.stdout)
     return {"out": str(path), "prompts": list(prompts), "seed": seed, "model": sources[0].place} | (
         {"upsampler": sources[1].place} if upsampler else {}
     )
-
-
-def _check_out(path: Path) -> None:
-    """That the PNG can be written, told before anything is drawn. Raises: OutputError."""
-    if path.is_dir():
-        raise OutputError(f"-o {path}: a folder; name a file in it, such as {path / 'sample.png'}")
-    if not path.parent.is_dir():
-        raise OutputError(f"-o {path}: there is no folder {path.parent}; make it, or write elsewhere")
-    try:
-        if path.exists():
-            with path.open("ab"):
-                pass
-        else:
-            with TemporaryFile(dir=path.parent):
-                pass
-    except OSError as error:
-        raise OutputError(f"-o {path}: {error.strerror or error}; write elsewhere") from None
 
 
 def _device(name: str) -> str:

@@ -22,6 +22,7 @@ BENCHMARKS = {
     "resume": "tests.speed.checkpoint.resume",
     "recovery": "tests.speed.recovery",
     "gigagan-vs-peer": "tests.speed.gigagan.vs_peer",
+    "gigagan-compiled": "tests.speed.gigagan.compiled",
 }
 
 

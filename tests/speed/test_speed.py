@@ -79,6 +79,16 @@ def test_a_checkpoint_is_measured_against_deepspeeds_own(name: str, scratch: Pat
     assert list(found["cases"]) == ["zero-1"]
 
 
+@pytest.mark.long  # a compiler at work
+def test_gigagan_is_measured_against_its_compiled_self() -> None:
+    done = speed("gigagan-compiled", "--json", "--tiny")
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(done.stdout.splitlines()[-1])["cases"]
+    assert list(cases) == ["draw", "generator", "penalty"]
+    assert cases["generator"]["ratio"] > 0
+    assert cases["penalty"] == {"refused": 1.0}
+
+
 @pytest.mark.long  # an environment of the peer's own
 def test_gigagan_is_measured_against_its_peer() -> None:
     done = speed("gigagan-vs-peer", "--json", "--tiny", "--only", "same-interval")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from gen_dist.cli.data.options import Addressing, Endpoint, Json, Region, store_of
 from gen_dist.cli.json_report import print_report
+from gen_dist.cli.picture import check_out, write_out
 
 BAR_CHARACTERS = 30
 
@@ -30,7 +30,7 @@ def inspect(
     from gen_dist.data.inspect import draw_sheet, look
 
     if out and count:
-        _check_out(Path(out))
+        check_out(Path(out), such_as="sheet.png")
     found = look(store_of(url, endpoint_url, region, addressing), pattern, num_shown=count, seed=seed)
     facts = found.facts
     if out and count:
@@ -38,33 +38,12 @@ def inspect(
             f"{facts['samples']:,} samples in {facts['shards']:,} shards, {size(facts['size_bytes'])}   ·   "
             f"{len(found.shown)} of them, seed {seed}"
         )
-        _write(Path(out), draw_sheet(found.shown, title=f"{url.rstrip('/')}/{pattern}", subtitle=subtitle))
+        write_out(Path(out), draw_sheet(found.shown, title=f"{url.rstrip('/')}/{pattern}", subtitle=subtitle))
         facts = {**facts, "sheet": out}
     if as_json:
         print_report(facts)
     else:
         print(text(facts))
-
-
-def _check_out(out: Path) -> None:
-    """Before the shards are read. Raises: DataError where no sheet could be written."""
-    from gen_dist.data.errors import DataError
-
-    if out.is_dir():
-        raise DataError(f"-o {out}: that is a folder", remedy=f"name the file, such as {out / 'sheet.png'}")
-    if not out.parent.is_dir():
-        raise DataError(f"-o {out}: there is no folder {out.parent}", remedy="make it, or write elsewhere")
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise DataError(f"-o {out}: it may not be written", remedy="write elsewhere, such as -o /tmp/sheet.png")
-
-
-def _write(out: Path, data: bytes) -> None:
-    from gen_dist.data.errors import DataError
-
-    try:
-        out.write_bytes(data)
-    except OSError as error:
-        raise DataError(f"-o {out}: not written ({error.strerror or error})", remedy="write elsewhere") from error
 
 
 def size(size_bytes: float) -> str:
