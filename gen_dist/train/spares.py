@@ -38,7 +38,7 @@ KEPT_S = 30 * 24 * 3600  # Ray ends idle processes that are older when it has mo
 CALL_S = 10.0
 READY_S, LOOK_S = 120.0, 0.5  # until one has imported all
 MORE_TRIES = 2  # Ray drops a wish while it starts as many other processes as it has processors
-RECIPE = "GENDIST_SPARE_RECIPE"
+RECIPE, NVML = "GENDIST_SPARE_RECIPE", "PYTORCH_NVML_BASED_CUDA_CHECK"
 MODULES = (
     "gen_dist.train.worker",
     "gen_dist.train.loop",
@@ -64,17 +64,16 @@ def runtime_env(job: JobSpec) -> dict[str, Any]:
 def warm() -> None:
     """Import what a worker of the job imports. Ray calls it in each process, before it has a task.
 
-    CUDA is not touched: which devices the process may see is said with its first task, and read once.
+    CUDA is not started: which devices the process may see is said with its first task, and read once. Libraries ask
+    whether there is one, which starts it, unless torch is told to ask the driver's NVML instead.
     """
-    asked = os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK")
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch.cuda.is_available, as libraries ask it, starts CUDA
+    asked = os.environ.get(NVML)
+    os.environ[NVML] = "1"
     try:
-        if os.environ.get("DS_ACCELERATOR") == "cpu":  # looking for another accelerator would start it
-            from gen_dist.train.process import load_deepspeed
-
-            load_deepspeed()
         from gen_dist.recipes import catalog
+        from gen_dist.train.process import load_deepspeed
 
+        load_deepspeed()
         for name in (*MODULES, catalog.RECIPES[os.environ[RECIPE]].partition(":")[0]):
             importlib.import_module(name)
         _ready_file(os.getpid()).touch()
@@ -82,9 +81,9 @@ def warm() -> None:
         log.warning("event=warm_failed", exc_info=True)  # the worker meets the same error where it is told to a person
     finally:
         if asked is None:
-            del os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"]
+            del os.environ[NVML]
         else:
-            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = asked
+            os.environ[NVML] = asked
 
 
 def taken() -> None:
