@@ -239,6 +239,7 @@ def only_wrong(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
+@pytest.mark.long
 def test_shared_memory_that_is_full() -> None:
     mount = "mount -t tmpfs -o size=8m gen-dist-test /dev/shm && head -c 8M /dev/zero > /dev/shm/full"
     with TemporaryDirectory(dir="/var/tmp") as folder:  # pytest's own may lie in /dev/shm
@@ -248,6 +249,7 @@ def test_shared_memory_that_is_full() -> None:
     assert "--shm-size" in line
 
 
+@pytest.mark.long
 def test_a_disk_without_room_for_the_checkpoints() -> None:
     with TemporaryDirectory(dir="/var/tmp") as folder:
         runs = Path(folder) / "runs"

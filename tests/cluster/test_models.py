@@ -221,6 +221,7 @@ def bucket(gateway: Gateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     return {"store": f"s3://{gateway.bucket}/models", "s3": s3}
 
 
+@pytest.mark.long
 def test_models_and_their_ledger_may_live_in_a_bucket(home: Path, bucket: dict[str, Any], gateway: Gateway) -> None:
     trained = Trained(make_job(home, "far", registry=bucket))
     first, second = trained.version(64), trained.version(128)

@@ -130,7 +130,7 @@ def test_a_mixture_of_two_prefixes_without_an_index_too(proxy: FaultProxy, folde
 
 @pytest.mark.parametrize(
     ("gateway", "has_disk_cache"),
-    [(True, False), (False, True)],
+    [pytest.param(True, False, marks=pytest.mark.long), (False, True)],
     ids=["etag", "without-etag-disk-cache"],
     indirect=["gateway"],
 )

@@ -142,6 +142,7 @@ ON_LATENTS = ("name=on-latents", "model.autoencoder=runs/smoke-latent-diffusion"
 SHORT = ("cluster.num_workers=1", "train.total_images=192", "train.sample_every_images=0")
 
 
+@pytest.mark.long  # three runs
 def test_a_run_on_latents_with_checkpoints_in_a_bucket_ends_with_a_model_that_travels_alone(
     home: Path, finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

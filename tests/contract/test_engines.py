@@ -18,6 +18,7 @@ from tests.contract import plain
 from tests.contract.cases import (
     BF16_IMAGES,
     EPS,
+    HEIRS,
     HIGHEST_STAGE,
     QUICK,
     RECIPES,
@@ -109,7 +110,9 @@ def test_bf16_moves_all_weights_together_as_plain_bf16(trainings: Trainings, rec
     assert off <= BF16, f"{off:.1e}"
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[pytest.mark.long] if name in HEIRS else []) for name in RECIPES]
+)
 def test_the_comparison_covers_every_group_and_would_see_a_fault(recipe: str) -> None:
     right = reference(recipe)
     steps = sum(right.num_steps.values())

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from gen_dist.checkpoint import read_recipe
@@ -26,6 +27,7 @@ def adaptive(**train: Any) -> Case:
     return Case(case.job.model_copy(update={"model": {**case.job.model, **model}}), case.eps, case.folder, case.resume)
 
 
+@pytest.mark.long
 def test_it_trains_as_plain_torch_and_resumes_to_the_bit(pair: Ranks, tmp_path: Path) -> None:
     case = adaptive(folder=tmp_path / "whole", log_every_images=16)
     whole = pair.run(distributed.train, case)[0]

@@ -22,7 +22,7 @@ def game(policy: Any, **model: Any) -> Case:
     return Case(case.job.model_copy(update={"model": {**case.job.model, **model}}))
 
 
-@pytest.mark.parametrize("policy", ["stop", "rollback"])
+@pytest.mark.parametrize("policy", ["stop", pytest.param("rollback", marks=pytest.mark.long)])
 def test_a_lost_game_ends_its_group_on_all_workers_alike(pair: Ranks, policy: str) -> None:
     answers = pair.run(distributed.train_until_refused, game(policy, **ABSURD))
     assert answers[0] == answers[1]
@@ -39,6 +39,7 @@ def test_a_lost_game_ends_its_group_on_all_workers_alike(pair: Ranks, policy: st
     assert position == images >= 96, "after all images so far, and not before the patience is at its end"
 
 
+@pytest.mark.long
 def test_by_default_a_lost_game_is_told_and_goes_on(pair: Ranks) -> None:
     found = pair.run(distributed.train, game("warn", **ABSURD))[0]
     assert found["metrics"][-1]["loss/discriminator/saturation"] > 0.6

@@ -14,7 +14,7 @@ from gen_dist.plan.states import States, group_states
 from gen_dist.plan.trace import Model
 from gen_dist.recipes import catalog
 from tests.contract import plan_truth
-from tests.contract.cases import level_stages, smoke_job, trained_at, with_train
+from tests.contract.cases import HARDEST, HEIRS, level_stages, smoke_job, trained_at, with_train
 from tests.support.ranks import Ranks
 
 STATES_TOLERANCE, ACTIVATIONS_TOLERANCE = 0.02, 0.15
@@ -75,7 +75,16 @@ def test_planned_model_states_are_those_that_deepspeed_allocates(
         assert -slack - left <= gradients - wanted <= slack + gathered, name
 
 
-@pytest.mark.parametrize(("recipe", "precision"), [*((name, "fp32") for name in catalog.RECIPES), ("gigagan", "bf16")])
+ACTIVATIONS = [
+    *(
+        pytest.param(name, "fp32", marks=[pytest.mark.long] if name in (*HEIRS, HARDEST) else [])
+        for name in catalog.RECIPES
+    ),
+    (HARDEST, "bf16"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "precision"), ACTIVATIONS)
 def test_planned_activations_are_what_the_allocator_gives_out(recipe: str, precision: str) -> None:
     torch.set_num_threads(1)
     job = with_train(smoke_job(recipe), precision=precision)

@@ -12,7 +12,7 @@ from gen_dist.job.settings import settings_of
 from gen_dist.recipes import catalog
 from gen_dist.recipes.contract import Clock, Recipe
 from gen_dist.sample.model import Model
-from tests.contract.cases import RECIPES, SMOKE, build, groups_of, small_case, smoke_job, stream
+from tests.contract.cases import QUICK, RECIPES, SMOKE, build, groups_of, level_stages, small_case, smoke_job, stream
 from tests.contract.conftest import Trainings
 from tests.contract.test_engines import reference
 
@@ -112,6 +112,9 @@ def test_held_out_scores_are_finite_numbers_one_a_sample(name: str, recipe: Reci
         assert score.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.long]) for name in RECIPES]
+)
 def test_the_losses_of_every_phase_become_metrics(trainings: Trainings, name: str, recipe: Recipe) -> None:
     metrics = {key for line in trainings(name, **_stages(name)).results[0]["metrics"] for key in line}
     phases = {phase.name for clock in CLOCKS for phase in recipe.phases(clock)}
@@ -121,4 +124,4 @@ def test_the_losses_of_every_phase_become_metrics(trainings: Trainings, name: st
 
 def _stages(name: str) -> dict[str, dict[str, int]]:
     """The case that other tests have trained already."""
-    return {"zero_stages": dict.fromkeys(groups_of(name), 1)}
+    return {"zero_stages": level_stages(name, 1)}

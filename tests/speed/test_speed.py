@@ -52,7 +52,7 @@ def test_every_benchmark_is_listed() -> None:
     listed = [line.partition(": ")[0] for line in speed("--list").stdout.splitlines()]
     streams = ["stream-vs-peers", "stream-ceiling", "stream-latents", "stream-resume"]
     checkpoints = ["checkpoint-blocking", "checkpoint-total", "resume"]
-    assert listed == ["train-overhead", *streams, *checkpoints, "recovery", "gigagan-vs-peer"]
+    assert listed == ["train-overhead", *streams, *checkpoints, "recovery", "gigagan-vs-peer", "gigagan-compiled"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,8 @@ def test_the_stream_is_measured_from_a_real_server(arguments: list[str], unit: s
     assert list(found["cases"]) == arguments[-1:]
 
 
-@pytest.mark.parametrize("name", ["checkpoint-blocking", pytest.param("resume", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["checkpoint-blocking", "resume"])
 def test_a_checkpoint_is_measured_against_deepspeeds_own(name: str, scratch: Path) -> None:
     done = speed(name, "--json", "--tiny", "--only", "zero-1", scratch=scratch)
     assert done.returncode == 0, done.stderr
