@@ -320,7 +320,8 @@ class RunSpec(Spec):
     goes on from its newest checkpoint. Lost machines and preemptions do not count."""
     spares: bool = True
     """Keep processes beside the workers that have imported all they need, for a quicker restart (seconds instead of
-    half a minute where Python's packages lie on a network's file system). Each takes the memory of its imports."""
+    half a minute where Python's packages lie on a network's file system). Each takes half a GB for its imports, once a
+    group has trained for half a minute."""
     hang_after_s: NonNegativeFloat = 30.0
     """Seconds that a step may take beyond three times the median one before its workers count as hung: the stacks of
     all are saved below `hang` in the run folder, and they start anew. Waiting for data, sample grids and checkpoints

@@ -87,8 +87,9 @@ def warm() -> None:
 
 
 def taken() -> None:
-    """This process has a worker's task now: it is a spare no more."""
-    _ready_file(os.getpid()).unlink(missing_ok=True)
+    """This process has a worker's task now: it is a spare no more. Never raises."""
+    with contextlib.suppress(OSError):
+        _ready_file(os.getpid()).unlink(missing_ok=True)
 
 
 class Spares:
