@@ -163,7 +163,11 @@ def test_room_for_workers_is_counted_machine_by_machine(gateway: Gateway) -> Non
 @pytest.mark.parametrize(
     ("keys", "parts"),
     [
-        ({"run__checkpoints": "s3://no-such-bucket/runs"}, ["NoSuchBucket", "correct run.checkpoints"]),
+        pytest.param(
+            {"run__checkpoints": "s3://no-such-bucket/runs"},
+            ["NoSuchBucket", "correct run.checkpoints"],
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             {"data__url": "s3://no-such-bucket/data"}, ["NoSuchBucket", "correct data.url"], marks=pytest.mark.long
         ),

@@ -69,7 +69,7 @@ def answers(command: list[str], cwd: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [*command, "--port", str(port)],
+        [*command, "--port", str(port), "--workers", "1"],  # one answers as four do
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -209,6 +209,7 @@ def test_a_log_is_followed_over_a_cut_cable_and_each_line_comes_once(laptop: Lap
     assert [line for line in text.splitlines() if line.startswith("line ")] == [f"line {i}" for i in range(1, 21)]
 
 
+@pytest.mark.long
 def test_ctrl_c_of_who_follows_leaves_the_job_alone(laptop: Laptop) -> None:
     url = laptop.cluster.dashboard_url
     jobs = Jobs(url)

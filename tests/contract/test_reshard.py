@@ -60,7 +60,7 @@ def test_a_checkpoint_holds_every_number_of_the_run_once(written: Truths, folder
         assert any(key.endswith("table") for key in wanted), "no frozen parameter"
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long), 3])
 def test_it_is_read_back_bit_for_bit_in_every_way(
     written: Truths, single: Ranks, pair: Ranks, trio: Ranks, folder: Path, workers: int
 ) -> None:

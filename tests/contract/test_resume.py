@@ -17,7 +17,9 @@ from tests.contract import distributed
 from tests.contract.cases import (
     BF16_IMAGES,
     CHECKPOINT_IMAGES,
+    HARDEST,
     HEIRS,
+    QUICK,
     RECIPES,
     build,
     level_stages,
@@ -49,11 +51,10 @@ def losses(result: dict[str, Any]) -> list[dict[str, float]]:
 
 
 RESUMED = [
-    *((recipe, 1, "fp32") for recipe in RECIPES if recipe not in HEIRS),
-    *(pytest.param(recipe, 1, "fp32", marks=pytest.mark.long) for recipe in HEIRS),
+    *(pytest.param(recipe, 1, "fp32", marks=pytest.mark.long) for recipe in RECIPES if recipe not in (*QUICK, HARDEST)),
     pytest.param("latent_diffusion", 3, "fp32", marks=pytest.mark.long),
-    *((recipe, stage, "fp32") for recipe in ("dcgan", "one_group") for stage in (0, 2, 3)),
-    *((recipe, stage, "bf16") for recipe in ("dcgan", "one_group") for stage in range(4)),
+    (HARDEST, 1, "fp32"),
+    *((recipe, stage, precision) for precision in ("fp32", "bf16") for recipe in QUICK for stage in range(4)),
 ]
 
 
@@ -79,8 +80,9 @@ def test_a_resumed_run_has_every_bit_of_an_uninterrupted_one(
 @pytest.mark.parametrize(
     ("recipe", "stage"),
     [
-        *((name, 1) for name in RECIPES if name not in HEIRS),
-        *(("dcgan", stage) for stage in (0, 2, 3)),
+        *(pytest.param(name, 1, marks=pytest.mark.long) for name in RECIPES if name not in (*HEIRS, *QUICK)),
+        *(("dcgan", stage) for stage in range(4)),
+        ("one_group", 1),
         ("one_group", 0),
     ],
 )

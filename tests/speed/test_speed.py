@@ -36,6 +36,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("speed")
 
 
+@pytest.mark.long
 def test_a_benchmark_ends_with_one_line_of_json() -> None:
     done = speed("train-overhead", "--json", "--tiny", "--only", "dcgan")
     assert done.returncode == 0, done.stderr

@@ -41,7 +41,10 @@ def plan_of(recipe: str, **asked: object) -> Plan:
     return make_plan(job_of(recipe), Asked(**given), model=model_of(recipe))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("recipe", catalog.RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(name, marks=[pytest.mark.long] if name == "gigagan_upsampler" else []) for name in catalog.RECIPES],
+)
 def test_every_recipe_of_the_catalog_is_planned_as_it_stands(recipe: str) -> None:
     plan = plan_of(recipe, price_per_gpu_hour=3.0)
     facts = json.loads(json.dumps(plan.facts()))
