@@ -6,12 +6,13 @@ Fresh pages for each batch would cost as much as a tenth of its decoding, and fo
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections import deque
 
 import numpy as np
 
-KEPT = 8  # free batches of one size
+KEPT = 8  # free batches of one size; free rooms when none is taken
 ROOMIER = 1.25  # times the wanted bytes at most: what a kept room may be too large
 
 
@@ -40,35 +41,51 @@ class Buffers:
 class Rooms:
     """Memory for blocks, whose sizes differ a little. A room goes back when no view of it is left; for any thread."""
 
-    def __init__(self, kept_bytes: int) -> None:
-        """Of free rooms at most `kept_bytes` are kept. All blocks of a shuffled window become free at about one time:
-        where less is kept, most of the next window but one is memory that the kernel has to clear anew.
+    def __init__(self, limit_bytes: int) -> None:
+        """Rooms that are taken and free ones that are kept are together at most `limit_bytes`, as long as no more are
+        taken. All blocks of a shuffled window become free at about one time: where few are kept, the kernel has to
+        clear memory for the next ones anew.
         """
-        self._kept_bytes = kept_bytes
+        self._limit_bytes = limit_bytes
         self._free: deque[np.ndarray] = deque()
+        self._taken_bytes = self._free_bytes = 0
+        self._lock = threading.RLock()  # a room may go back while its thread is in here, by the collector of garbage
 
     def take(self, num_bytes: int) -> memoryview:
         """Bytes that are not filled."""
-        memory = self._fitting(num_bytes)
+        with self._lock:
+            memory = self._fitting(num_bytes)
+            if memory is None:
+                memory = np.empty(num_bytes, np.uint8)  # not filled with zeros under the interpreter's lock
+            self._taken_bytes += len(memory)
+            self._trim()
         room = memory[:num_bytes]
         weakref.finalize(room, self._give_back, memory).atexit = False
         return room.data
 
-    def _fitting(self, num_bytes: int) -> np.ndarray:
+    def let_go(self) -> None:
+        """Of free rooms but for a few, for it is not known when they are wanted again."""
+        with self._lock:
+            while len(self._free) > KEPT:
+                self._free_bytes -= len(self._free.popleft())
+
+    def _fitting(self, num_bytes: int) -> np.ndarray | None:
         for _ in range(len(self._free)):
-            try:
-                memory = self._free.popleft()
-            except IndexError:
-                break
+            memory = self._free.popleft()
             if num_bytes <= len(memory) <= ROOMIER * num_bytes:
+                self._free_bytes -= len(memory)
                 return memory
             self._free.append(memory)
-        return np.empty(num_bytes, np.uint8)  # not filled with zeros under the interpreter's lock
+        return None
 
     def _give_back(self, memory: np.ndarray) -> None:
-        self._free.append(memory)
-        while len(self._free) * len(memory) > self._kept_bytes:  # they are of one size, or nearly
-            try:
-                self._free.popleft()
-            except IndexError:
-                return
+        with self._lock:
+            self._taken_bytes -= len(memory)
+            self._free_bytes += len(memory)
+            self._free.append(memory)
+            self._trim()
+
+    def _trim(self) -> None:
+        """The oldest go, so that sizes which are no longer asked for do."""
+        while self._free and self._taken_bytes + self._free_bytes > self._limit_bytes:
+            self._free_bytes -= len(self._free.popleft())

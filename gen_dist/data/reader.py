@@ -36,7 +36,7 @@ class BlockReader:
         self._index, self._sources, self.limit_bytes = index, sources, limit_bytes
         self._block_bytes = index.blocks.num_bytes
         self._held: OrderedDict[int, _Held] = OrderedDict()
-        self._rooms = Rooms(limit_bytes // 2)  # as much is held on average, and never more than the limit was
+        self._rooms = Rooms(limit_bytes)
         self._held_bytes = 0
         self._lock = threading.Condition()
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="gen-dist-read")
@@ -74,6 +74,8 @@ class BlockReader:
                 if held.waiting == 0 and (held.left <= 0 or _failed(held.future)):
                     self._drop(number)
             self._evict()
+            if not self._held:  # the end of a pass, such as over what is held out
+                self._rooms.let_go()
             self._lock.notify_all()
 
     def wait_for_room(self, timeout_s: float) -> bool:

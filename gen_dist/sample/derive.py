@@ -223,7 +223,7 @@ class _Maker:
         waiting = np.flatnonzero(self.source.blocks.shard == number).tolist()[::-1]
         reading: list[Future[Block]] = []
         batch: list[tuple[Block, int]] = []
-        rooms = Rooms(AHEAD * int(self.source.blocks.num_bytes.max(initial=0)))
+        rooms = Rooms((AHEAD + 2) * int(self.source.blocks.num_bytes.max(initial=0)))
         while waiting or reading:
             while waiting and len(reading) < AHEAD:
                 reading.append(self._reader.submit(read_block, self.source, waiting.pop(), self._sources, rooms))

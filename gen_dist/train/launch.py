@@ -96,6 +96,7 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         most = arithmetic.world_sizes(job)[-1]
         cpus = max(1, round(most * job.cluster.cpus_per_worker + 0.499))
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more; nobody takes a laptop away
+        os.environ.setdefault("RAY_idle_worker_killing_memory_threshold_bytes", str(100 << 20))  # spares before workers
         store_bytes = ray_settings.LOCAL_STORE_BYTES
         # "local" says that a cluster which happens to stand on this machine is not meant
         start = partial(ray.init, "local", num_cpus=cpus, include_dashboard=False, object_store_memory=store_bytes)

@@ -32,7 +32,7 @@ class Worker:
     def begin(self):
         warm = "gen_dist.recipes.dcgan" in sys.modules and "deepspeed" in sys.modules
         spares.taken()
-        return os.getpid(), warm, sorted(spares.waiting())
+        return os.getpid(), warm, spares.waiting()
 
     def train(self):
         spares.AFTER_S = 0.0
@@ -42,13 +42,13 @@ class Worker:
         again = spares.Spares(1, lambda number: None)  # one is there
         time.sleep(2.0)
         kept.close(), again.close()
-        return spares.waiting()
+        return spares.waiting(), [int(path.name) for path in spares._folder().iterdir()]
 
 first = Worker.remote()
 pid, warm, before = ray.get(first.begin.remote())
 assert warm and not before, (warm, before)
-waiting = ray.get(first.train.remote())
-assert len(waiting) == 1 and pid not in waiting, waiting
+number, waiting = ray.get(first.train.remote())
+assert number == len(waiting) == 1 and pid not in waiting, waiting
 ray.kill(first)
 pid, warm, left = ray.get(Worker.remote().begin.remote())
 assert [pid] == waiting and warm and not left, (pid, waiting, warm, left)
@@ -66,6 +66,27 @@ def test_a_job_without_spares_has_its_workers_begin_with_nothing() -> None:
     assert spares.runtime_env(load_job(str(DCGAN), ["run.spares=false"])) == {}
 
 
+def test_a_spare_that_is_gone_is_none_whatever_took_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spares, "_folder", lambda: tmp_path)
+    (tmp_path / str(os.getpid())).touch()  # this process lives, and left no note
+    assert spares.waiting() == 0
+    assert not list(tmp_path.iterdir())
+    spares._leave_note()
+    assert spares.waiting() == 1
+    spares.taken()
+    assert spares.waiting() == 0
+
+
+def test_where_cuda_would_start_nothing_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spares, "_folder", lambda: tmp_path)
+    monkeypatch.setenv(spares.RECIPE, "dcgan")
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0")
+    spares.warm()
+    assert not list(tmp_path.iterdir())
+    assert spares.NVML not in os.environ
+
+
 @pytest.mark.gpu
 def test_what_a_spare_imports_does_not_start_cuda() -> None:
     """Which devices a process may see is read once: a spare that had read it would never be told of its own."""
@@ -73,7 +94,7 @@ def test_what_a_spare_imports_does_not_start_cuda() -> None:
 import os, torch
 from gen_dist.train import spares
 os.environ[spares.RECIPE] = "gigagan"
-spares._ready_file = lambda pid: __import__("pathlib").Path(os.devnull)
+spares._leave_note = lambda: None
 spares.warm()
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 assert "gen_dist.recipes.gigagan" in __import__("sys").modules
