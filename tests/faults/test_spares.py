@@ -82,6 +82,7 @@ def test_where_cuda_would_start_nothing_is_imported(tmp_path: Path, monkeypatch:
     monkeypatch.setenv(spares.RECIPE, "dcgan")
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0")
+    monkeypatch.delenv(spares.NVML, raising=False)
     spares.warm()
     assert not list(tmp_path.iterdir())
     assert spares.NVML not in os.environ
