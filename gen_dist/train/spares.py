@@ -20,7 +20,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,9 +35,7 @@ from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
 from gen_dist.job.spec import JobSpec
 from gen_dist.train.watchdog import TIMES_LIMIT
 
-AFTER_S = (
-    30.0  # of training: runs that are over by then never pay for spares, and groups that die at once do not add up
-)
+AFTER_S = 30.0  # of training: shorter runs pay for no spares, and groups that die at once do not add up
 KEPT_S = 30 * 24 * 3600  # Ray ends idle processes that are older when it has more of them than processors
 CALL_S = 10.0
 READY_S, LOOK_S = 120.0, 0.5  # until one has imported all
@@ -64,12 +62,11 @@ def runtime_env(job: JobSpec) -> dict[str, Any]:
 
     Call it with Ray connected. Empty where the job wants no spares.
     """
-    if not job.run.spares:
-        return {}
-    try:
-        key = ray._private.worker.global_worker.function_actor_manager.export_setup_func(_hook(), timeout=CALL_S)
-    except Exception:
-        log.warning("event=no_spares", exc_info=True)
+    key = b""
+    if job.run.spares:
+        with _never_in_the_way("no_spares"):
+            key = ray._private.worker.global_worker.function_actor_manager.export_setup_func(_hook(), timeout=CALL_S)
+    if not key:
         return {}
     limit_s = max(LEAST_IMPORT_S, TIMES_LIMIT["setup"] * job.run.hang_after_s) if job.run.hang_after_s else 0.0
     # Ray sets the threads of OpenMP with the first task, and the libraries of a spare have read them by then
@@ -106,17 +103,16 @@ def warm() -> None:
     if limit_s:  # no watchdog looks after this process yet, and a network's file system may stand still
         faulthandler.dump_traceback_later(limit_s, exit=True)
     try:
-        if os.environ.get("DS_ACCELERATOR") != "cpu" and _cuda_would_start():
-            return
-        from gen_dist.recipes import catalog
-        from gen_dist.train.process import load_deepspeed
+        with _never_in_the_way("warm_failed"):  # the worker meets the same error where it is told to a person
+            if os.environ.get("DS_ACCELERATOR") != "cpu" and _cuda_would_start():
+                return
+            from gen_dist.recipes import catalog
+            from gen_dist.train.process import load_deepspeed
 
-        load_deepspeed()
-        for name in (*MODULES, catalog.RECIPES[os.environ[RECIPE]].partition(":")[0]):
-            importlib.import_module(name)
-        _leave_note()
-    except Exception:
-        log.warning("event=warm_failed", exc_info=True)  # the worker meets the same error where it is told to a person
+            load_deepspeed()
+            for name in (*MODULES, catalog.RECIPES[os.environ[RECIPE]].partition(":")[0]):
+                importlib.import_module(name)
+            _leave_note()
     finally:
         faulthandler.cancel_dump_traceback_later()
         if asked is None:
@@ -128,8 +124,19 @@ def warm() -> None:
 def _cuda_would_start() -> bool:
     import torch
 
-    count: int = torch.cuda._device_count_nvml()  # type: ignore[no-untyped-call]
-    return count < 0
+    count: Callable[[], int] = torch.cuda._device_count_nvml
+    return count() < 0
+
+
+@contextlib.contextmanager
+def _never_in_the_way(event: str) -> Iterator[None]:
+    """Within, an error of any kind is only logged: all of this calls inner parts of Ray and imports what others wrote,
+    and a run without spares is as good as one with them.
+    """
+    try:
+        yield
+    except Exception:
+        log.warning("event=%s", event, exc_info=True)
 
 
 def taken() -> None:
@@ -157,7 +164,7 @@ class Spares:
         """One after the other: training goes on beside their imports, and Ray starts few processes at once."""
         if self._over.wait(AFTER_S):
             return
-        try:
+        with _never_in_the_way("no_spares"):
             while (num_waiting := waiting()) < self._number:
                 _start_one()
                 give_up_s = time.monotonic() + READY_S
@@ -168,8 +175,6 @@ class Spares:
                         log.warning("event=no_spares reason='none was ready within %.0f s'", READY_S)
                         return
             self._on_ready(num_waiting)
-        except Exception:
-            log.warning("event=no_spares", exc_info=True)
 
 
 def waiting() -> int:
