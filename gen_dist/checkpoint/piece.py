@@ -40,6 +40,8 @@ class Piece:
     """Where the part begins in the flattened tensor, in elements."""
     values: Tensor
     """The part, in the order of the flattened tensor; any device."""
+    lasting: bool = False
+    """Whether it stays as it is until whoever saves has called `settle`: copied beside what is done till then."""
 
     @property
     def spec(self) -> PieceSpec:

@@ -42,7 +42,6 @@ class _Save:
     source: Source
     began_s: float
     deadline_s: float
-    snapshot_s: float
     waited_s: float
 
 
@@ -84,6 +83,9 @@ class Saver:
         self._place: dict[str, int] = {"rank": rank, "max_file_bytes": max_file_bytes}
         self._snapshot = Snapshot(**self._place)
         self._flight: threading.Thread | None = None
+        self._copied = threading.Event()  # all of the save under way
+        self._copied.set()
+        self._still_s = 0.0  # that training waited for the copy of the save under way
         self._deadline_s = 0.0  # of the save under way
         self._fenced: FencedError | None = None
         self._last_images = -1
@@ -104,9 +106,10 @@ class Saver:
     def save(self, images: int, step: int, pieces: Sequence[Piece], facts: Mapping[str, Any]) -> None:
         """Begins a checkpoint of the state as it is now; `facts` are those of the leader, JSON alone.
 
-        Returns once the pieces are copied. One save is under way at a time: a second one waits for it. A second one at
-        the same point of the run is the first one. Raises: FencedError where a newer worker group has begun, and
-        CheckpointError for pieces that cannot be written. Trouble with the store is told through events alone.
+        Returns once the pieces are copied, but for those that last: call `settle` before they change. One save is under
+        way at a time: a second one waits for it. A second one at the same point of the run is the first one. Trouble
+        with the store is told through events alone. Raises: FencedError where a newer worker group has begun, and
+        CheckpointError for pieces that cannot be written.
         """
         self.wait()
         began_s = time.monotonic()
@@ -120,8 +123,8 @@ class Saver:
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"facts of the checkpoint at {images} images: {error}; give JSON alone") from None
         source = self._taken(pieces)
-        snapshot_s = time.monotonic() - began_s
-        self.snapshot_s += snapshot_s
+        self._still_s = 0.0
+        self._stood_still(since_s=began_s)
         self.num_saves += 1
         self._last_images, self._succeeded = images, False
         size_bytes = sum(file.size_bytes for file in source.layout.files)
@@ -134,14 +137,31 @@ class Saver:
             source=source,
             began_s=began_s,
             deadline_s=self._deadline_s,
-            snapshot_s=snapshot_s,
             waited_s=self._waited_s,
         )
         self._waited_s = 0.0
+        self._copied.clear()
         self._flight = threading.Thread(target=self._fly, args=(save,), name="gen-dist-checkpoint", daemon=True)
         self._flight.start()
         if isinstance(source, Live):  # the pieces must not change meanwhile
             self._hold(self._flight)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all pieces of the last save may change."""
+        return self._copied.is_set()
+
+    def settle(self) -> None:
+        """Waits until those pieces of the last save that last are copied too."""
+        began_s = time.monotonic()
+        if not self.is_settled:
+            self._copied.wait()
+            self._stood_still(since_s=began_s)
+
+    def _stood_still(self, *, since_s: float) -> None:
+        seconds = time.monotonic() - since_s
+        self._still_s += seconds
+        self.snapshot_s += seconds
 
     def wait(self) -> None:
         """Waits for the save under way, as `save` does: after it, `is_fenced` is what `save` would go by."""
@@ -199,6 +219,7 @@ class Saver:
     def _fly(self, save: _Save) -> None:
         """All that happens beside the training. Never raises."""
         try:
+            self._finish(save.source)
             self._trying(lambda: check_not_fenced(self._store, self._attempt), save.deadline_s)
             if self.missed_in_a_row:
                 self._clear(save.name.images - 1)  # again: by now no slow worker writes to those any more
@@ -214,6 +235,13 @@ class Saver:
         except Exception as error:
             log.exception("event=checkpoint_failed name=%s", save.name)
             self._miss(save, f"{type(error).__name__}: {error}")
+
+    def _finish(self, source: Source) -> None:
+        try:
+            self._at("copy")
+            source.finish()
+        finally:
+            self._copied.set()  # training is not held by a save that fails
 
     def _write(self, save: _Save) -> None:
         files = FileWriter(self._store, save.name, save.source)
@@ -264,7 +292,7 @@ class Saver:
             attempt=self._attempt,
             size_bytes=manifest.contents.size_bytes,
             manifest_sha256=sha256,
-            snapshot_s=round(save.snapshot_s, 4),
+            snapshot_s=round(self._still_s, 4),
             waited_s=round(save.waited_s, 4),
             seconds=round(time.monotonic() - save.began_s, 4),
         )

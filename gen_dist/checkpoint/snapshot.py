@@ -1,5 +1,9 @@
 """Snapshot: a worker's pieces copied to host memory, the only part of a save that training waits for.
 
+`take` copies at once what the next forward may change. Weights and moments last until the next step of their
+optimizer: `finish` copies those, in another thread, beside that step's forward and backward (as DataStates-LLM does,
+Maurya et al. 2024, "lazy asynchronous" checkpoints). On a GPU that is a stream of its own into pinned memory.
+
 The buffers are kept from one save to the next: touching fresh memory costs more than the copy itself. Where there is no
 room for them, `Live` reads the pieces where they are, while training waits for the whole save.
 """
@@ -7,6 +11,7 @@ room for them, `Live` reads the pieces where they are, while training waits for 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +31,10 @@ class Source(Protocol):
 
     @property
     def layout(self) -> Layout: ...
+
+    def finish(self) -> None:
+        """Copy what lasts; before it there are no bytes, after it the pieces may change."""
+        ...
 
     def chunks(self, number: int) -> Iterator[memoryview]:
         """The fragments of a file, all their bytes in order."""
@@ -52,6 +61,8 @@ class Snapshot:
         self._layout: Layout | None = None
         self._buffers: list[Tensor] = []
         self._places: list[Place] = []
+        self._sources: list[Tensor] = []
+        self._lasting: list[Place] = []
 
     def _reserve(self, pieces: Sequence[Piece]) -> None:
         """Makes room, unless what was taken before has the same shapes."""
@@ -74,23 +85,42 @@ class Snapshot:
         self._layout = layout
 
     def take(self, pieces: Sequence[Piece]) -> None:
-        """Copies the pieces as they are now. What was taken before is overwritten.
+        """Copies the pieces as they are now, but for those that last. What was taken before is overwritten.
 
         Raises: MemoryError where there is no room for them.
         """
         self._reserve(pieces)
-        with torch.no_grad():
-            sources = [_contiguous(piece.values.detach()) for piece in pieces]
-            for place in self._places:
-                if (source := sources[place.piece]).is_cuda:
-                    part = source.view(-1)[place.first : place.first + place.numel]
-                    room = self._buffers[place.buffer][place.offset : place.offset + part.nbytes]
-                    room.view(part.dtype).copy_(part, non_blocking=True)
-            here = [place for place in self._places if not sources[place.piece].is_cuda]
-            for buffer, offset, data in stretches(here, sources):
-                np.copyto(self._buffers[buffer].numpy()[offset : offset + len(data)], data.numpy())
-            for device in {source.device for source in sources if source.is_cuda}:
-                torch.cuda.synchronize(device)
+        self._sources = [_contiguous(piece.values.detach()) for piece in pieces]
+        self._lasting = [place for place in self._places if pieces[place.piece].lasting]
+        self._copy([place for place in self._places if not pieces[place.piece].lasting])
+        for device in self._devices():
+            torch.cuda.synchronize(device)  # also: what lasts is as it will be, for another stream too
+
+    def finish(self) -> None:
+        """Copies what lasts. From any thread, once."""
+        with ExitStack() as stack:
+            streams = [torch.cuda.Stream(device) for device in self._devices()]
+            for stream in streams:
+                stack.enter_context(torch.cuda.stream(stream))
+            self._copy(self._lasting)
+            for stream in streams:
+                stream.synchronize()
+        self._sources, self._lasting = [], []
+
+    def _devices(self) -> set[torch.device]:
+        return {source.device for source in self._sources if source.is_cuda}
+
+    @torch.no_grad()
+    def _copy(self, places: Sequence[Place]) -> None:
+        """On a GPU it is begun, on its current stream."""
+        for place in places:
+            if (source := self._sources[place.piece]).is_cuda:
+                part = source.view(-1)[place.first : place.first + place.numel]
+                room = self._buffers[place.buffer][place.offset : place.offset + part.nbytes]
+                room.view(part.dtype).copy_(part, non_blocking=True)
+        here = [place for place in places if not self._sources[place.piece].is_cuda]
+        for buffer, offset, data in stretches(here, self._sources):
+            np.copyto(self._buffers[buffer].numpy()[offset : offset + len(data)], data.numpy())
 
     @property
     def layout(self) -> Layout:
@@ -109,6 +139,9 @@ class Live:
         self._values = [piece.values.detach() for piece in pieces]
         specs = [piece.spec for piece in pieces]
         self.layout = plan(specs, rank=rank, max_file_bytes=max_file_bytes)
+
+    def finish(self) -> None:
+        """There is no copy."""
 
     def chunks(self, number: int) -> Iterator[memoryview]:
         for slot in self.layout.files[number].slots:

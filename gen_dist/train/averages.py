@@ -67,6 +67,7 @@ class Averages:
     @contextmanager
     def _swapped(self, member: GroupEngine) -> Iterator[None]:
         """Within, the masters hold the average: whatever assembles weights then assembles the average."""
+        member.before_change()
         masters = local_masters(member)
         live = [master.detach().clone() for master in masters]
         with torch.no_grad():

@@ -65,6 +65,8 @@ class Committer:
             on_event=self._heard,
             on_wait=lambda: self._watchdog.enter("checkpoint"),  # a slow store is no hang
         )
+        for member in engines.values():
+            member.before_change = self._settle
 
     def __call__(self, now: Clock, scores: Mapping[str, float]) -> None:
         """Begin a checkpoint; the event `checkpoint` tells when it is committed. Collective.
@@ -93,6 +95,11 @@ class Committer:
             state.pieces(self._engines, self._averages, self._recipe, team=self._team),
             facts,
         )
+
+    def _settle(self) -> None:
+        if not self._saver.is_settled:
+            with self._watchdog.within("checkpoint"):
+                self._saver.settle()
 
     @contextmanager
     def seen_through(self) -> Iterator[None]:

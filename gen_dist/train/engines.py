@@ -149,6 +149,8 @@ class GroupEngine:
         self._norm: float | None = None
         self._judge: Judge = lambda norm: ""
         self._objection: str | None = None
+        self.before_change: Callable[[], object] = lambda: None
+        """Called before weights, moments or averages change: whoever still reads them finishes."""
         self._let_steps_be_dropped()
         # DeepSpeed would copy all gradients to a buffer, reduce it over one worker, and copy them back
         self._alone = self.stage == 0 and self.engine.dp_world_size == 1
@@ -222,7 +224,10 @@ class GroupEngine:
             if self._objection is None:
                 norm = self.gradient_norm() if self._plain else self.optimizer._global_grad_norm
                 self._objection = "" if norm is None else self._judge(float(norm))
-            return None if self._objection else make(*args, **kwargs)
+            if self._objection:
+                return None
+            self.before_change()
+            return make(*args, **kwargs)
 
         client.step = step
 

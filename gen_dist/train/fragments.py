@@ -85,7 +85,10 @@ def share(fragments: Sequence[Fragment], *, rank: int, size: int) -> list[Fragme
 
 
 def pieces(member: GroupEngine, average: Sequence[Tensor], *, rank: int, size: int) -> list[Piece]:
-    """What this rank writes of the engine; `average` lies beside the masters, or is empty. Nothing is copied yet."""
+    """What this rank writes of the engine; `average` lies beside the masters, or is empty. Nothing is copied yet.
+
+    Buffers change in a forward; all else lasts until `GroupEngine.before_change` is called.
+    """
     own = layout(member)
     if member.stage == 0:
         own = share(own, rank=rank, size=size)
@@ -96,10 +99,12 @@ def pieces(member: GroupEngine, average: Sequence[Tensor], *, rank: int, size: i
     for section, tensors in sections.items():
         flat = [tensor.detach().flatten() for tensor in tensors]
         for one in own if flat else ():
-            found.append(Piece(f"{section}/{member.name}/{one.name}", one.shape, one.start, one.of(flat)))
+            key = f"{section}/{member.name}/{one.name}"
+            found.append(Piece(key, one.shape, one.start, one.of(flat), lasting=True))
     for held in _unoptimized(member):
         if held.split or rank == 0:
-            found.append(Piece(f"buffer/{member.name}/{held.name}", held.shape, held.start, held.values.flatten()))
+            key, values = f"buffer/{member.name}/{held.name}", held.values.flatten()
+            found.append(Piece(key, held.shape, held.start, values, lasting=held.fixed))
     return found
 
 
@@ -154,12 +159,14 @@ class _Held:
     """A view of it: what is written here is in the network."""
     split: bool
     """Whether each rank holds another part."""
+    fixed: bool = True
+    """Whether nothing ever changes it."""
 
 
 def _unoptimized(member: GroupEngine) -> Iterator[_Held]:
     rank = _rank()
     for name, buffer in member.box.named_buffers():
-        yield _Held(name, tuple(buffer.shape), 0, buffer.numel(), buffer.detach(), split=False)
+        yield _Held(name, tuple(buffer.shape), 0, buffer.numel(), buffer.detach(), split=False, fixed=False)
     for name, parameter in member.box.named_parameters():
         if name in member.parameters:
             continue

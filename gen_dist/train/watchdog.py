@@ -18,7 +18,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,16 @@ class Watchdog:
         now_s = time.monotonic()
         self._spent[self._section] += now_s - self._since_s
         self._section, self._since_s = section, now_s
+
+    @contextlib.contextmanager
+    def within(self, section: str) -> Iterator[None]:
+        """Within, it is at something else; afterwards at what it was at before."""
+        before = self._section
+        self.enter(section)
+        try:
+            yield
+        finally:
+            self.enter(before)
 
     def stepped(self, seconds: float) -> None:
         """A step is done; it took this long, waiting for data left out."""
@@ -198,7 +208,8 @@ class Unwatched:
 
     def __init__(self) -> None:
         self._watchdog = Watchdog(Path(), rank=0, num_workers=1, hang_after_s=0.0)
-        self.enter, self.stepped, self.spent = self._watchdog.enter, self._watchdog.stepped, self._watchdog.spent
+        self.enter, self.within = self._watchdog.enter, self._watchdog.within
+        self.stepped, self.spent = self._watchdog.stepped, self._watchdog.spent
 
 
 def sweep(folder: Path) -> None:

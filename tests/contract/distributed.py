@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +22,7 @@ from gen_dist.train.wiring import WiringError
 from tests.contract.cases import Case, build, stream
 
 DIGEST = "digest of the test's data"
+SLOW_S = 1.0
 
 
 def train(case: Case) -> dict[str, Any]:
@@ -106,6 +110,27 @@ def train(case: Case) -> dict[str, Any]:
     drawn_from = {key: _array(value) for key, value in state.model_weights(engines, averages).items()}
     said = {"metrics": metrics, "skipped": skipped, "warnings": warnings}
     return {"weights": weights, "averages": drawn_from, **said}
+
+
+def train_with_slow_copies(case: Case) -> float:
+    """As `train`, where what lasts is copied only when a step could long be made; seconds that steps waited for it."""
+    from gen_dist.checkpoint import Saver
+    from gen_dist.checkpoint.snapshot import Snapshot
+
+    whole, waited_s = Saver.settle, [0.0]
+
+    def finish(self: Snapshot, finish: Callable[[Snapshot], None] = Snapshot.finish) -> None:
+        time.sleep(SLOW_S)
+        finish(self)
+
+    def settle(self: Saver) -> None:
+        began_s = time.monotonic()
+        whole(self)
+        waited_s[0] += time.monotonic() - began_s
+
+    with patch.object(Snapshot, "finish", finish), patch.object(Saver, "settle", settle):
+        train(case)
+    return waited_s[0]
 
 
 def train_until_refused(case: Case) -> tuple[str, str, tuple[Any, ...]]:

@@ -162,6 +162,7 @@ def write(ways: list[Way], folder: Path) -> dict[str, dict[str, np.ndarray]]:
         for name, member in made.engines.items():
             pieces += fragments.pieces(member, made.averages.local(name), rank=rank, size=size)
         saver.save(64, STEPS, pieces, {"steps": {name: num_steps(member) for name, member in made.engines.items()}})
+        saver.settle()
         made.spoil()  # what was begun is a copy
         assert saver.flush(300)
         made = Made(way, seed=5)

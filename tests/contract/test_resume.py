@@ -78,6 +78,28 @@ def test_a_resumed_run_has_every_bit_of_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize(
+    ("stage", "precision"),
+    [
+        *((stage, "fp32") for stage in range(4)),
+        (0, "bf16"),
+        *(pytest.param(stage, "bf16", marks=pytest.mark.long) for stage in (1, 2, 3)),
+    ],
+)
+def test_a_copy_beside_the_next_step_is_of_before_it(
+    trainings: Trainings, pair: Ranks, tmp_path: Path, stage: int, precision: str
+) -> None:
+    short = {"total_images": BF16_IMAGES} if precision == "bf16" else {}
+    quick = trainings("dcgan", zero_stages=level_stages("dcgan", stage), precision=precision, **short)
+    waited_s = pair.run(distributed.train_with_slow_copies, replace(quick.case, folder=tmp_path))
+    assert min(waited_s) > 0.1, "the copy was done when the step came: nothing is tested"
+    found, wanted = checkpoints(tmp_path), checkpoints(quick.folder)
+    assert [one.name.partition(".")[0] for one in found] == [one.name.partition(".")[0] for one in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        differing = [key for key in other.keys() if not torch.equal(one.tensor(key), other.tensor(key))]  # noqa: SIM118
+        assert not differing, (other.name, differing[:5])
+
+
+@pytest.mark.parametrize(
     ("recipe", "stage"),
     [
         *(pytest.param(name, 1, marks=pytest.mark.long) for name in RECIPES if name not in (*HEIRS, *QUICK)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,42 @@ def test_a_save_holds_the_state_of_its_moment_whatever_training_does_next(store:
     go_on.set()
     assert saver.flush(300)
     check_whole(newest(store))
+
+
+def test_what_lasts_is_copied_beside_the_training_which_waits_before_it_changes(store: LocalStore) -> None:
+    go_on = threading.Event()
+    saver = Saver(store, attempt=1, rank=0, world_size=1, at=lambda stage: stage == "copy" and go_on.wait(300))
+    tensors = state(64)
+    lasts = {key: not key.startswith(("buffer/", "recipe/")) for key in tensors}
+    held = [replace(one, lasting=lasts[one.key]) for one in saves.pieces(tensors, rank=0, world_size=1)]
+    saver.save(64, 1, held, {})
+    for key, value in tensors.items():
+        if not lasts[key]:
+            value.zero_()
+    assert not saver.is_settled
+    threading.Timer(0.2, go_on.set).start()
+    saver.settle()
+    assert saver.is_settled
+    assert 0.1 < saver.snapshot_s < 30
+    for value in tensors.values():
+        value.zero_()
+    assert saver.flush(300)
+    check_whole(newest(store))
+
+
+def test_a_copy_that_fails_holds_no_training_and_costs_the_checkpoint(store: LocalStore) -> None:
+    events = Events()
+
+    def fail(stage: str) -> None:
+        if stage == "copy":
+            raise RuntimeError("CUDA error")
+
+    saver = Saver(store, attempt=1, rank=0, world_size=1, on_event=events, at=fail)
+    saves.save([saver], 64)
+    saver.settle()
+    assert not saver.flush(300)
+    assert "CUDA error" in events.of("checkpoint_missed")[0]["warning"]
+    assert not candidates(store)
 
 
 def test_training_waits_for_no_write_and_a_second_save_waits_for_the_first(store: LocalStore) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from gen_dist.checkpoint import Saver, begin_attempt, candidates, open_checkpoint
 from gen_dist.job.spec import DataSpec, JobSpec, TrainSpec
@@ -18,6 +18,7 @@ from gen_dist.recipes.contract import Group
 from gen_dist.store import open_store
 from gen_dist.train.process import prepare
 
+BATCH = 64  # of each worker's step: 6 x 98 M x 64 = 38 GFLOP; any convolution of that size takes far more
 _HERE: dict[str, Any] = {}
 """What this rank holds from one call to the next."""
 
@@ -28,6 +29,11 @@ class Layers(nn.Module):
     def __init__(self, num_layers: int, width: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(num_layers))
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        for layer in self.layers:
+            x_BD = x_BD + layer(x_BD)
+        return x_BD
 
 
 def build(stage: int, num_layers: int, width: int) -> int:
@@ -47,31 +53,67 @@ def build(stage: int, num_layers: int, width: int) -> int:
     for moment in MOMENTS:
         for value in local_moments(member, moment):
             value.uniform_()
-    _HERE.update(member=member, engines=engines)
+    _HERE.update(member=member, engines=engines, width=width)
     return member.num_parameters
 
 
-def save_ours(folder: Path, images: int) -> tuple[float, float]:
-    """Seconds that training stands still, and seconds until it is committed, on this rank."""
-    from gen_dist.train import fragments
-
-    rank, size = dist.get_rank(), dist.get_world_size()
+def _saver(folder: Path) -> Saver:
     if _HERE.get("folder") != folder:
+        rank, size = dist.get_rank(), dist.get_world_size()
         store = open_store(str(folder))
         attempt = [begin_attempt(store) if rank == 0 else 0]
         dist.broadcast_object_list(attempt)
-        _HERE.update(folder=folder, saver=Saver(store, attempt=attempt[0], rank=rank, world_size=size))
-    saver: Saver = _HERE["saver"]
+        saver = Saver(store, attempt=attempt[0], rank=rank, world_size=size)
+        _HERE.update(folder=folder, saver=saver)
+        _HERE["member"].before_change = saver.settle
+    return _HERE["saver"]
+
+
+def _save(saver: Saver, images: int) -> None:
+    from gen_dist.train import fragments
+
+    pieces = fragments.pieces(_HERE["member"], [], rank=dist.get_rank(), size=dist.get_world_size())
+    saver.save(images, 1, pieces, {"group_steps": {"all": 1}})
+
+
+def save_ours(folder: Path, images: int) -> tuple[float]:
+    """Seconds until it is committed, on this rank, which does nothing else."""
+    saver = _saver(folder)
 
     def save() -> None:
-        pieces = fragments.pieces(_HERE["member"], [], rank=rank, size=size)
-        saver.save(images, 1, pieces, {"group_steps": {"all": 1}})
+        _save(saver, images)
+        if not saver.flush(600):
+            raise RuntimeError("not committed")
 
-    blocked_s = _timed(save)
-    started_s = time.perf_counter()
+    return (_timed(save),)
+
+
+def save_and_train(folder: Path, images: int) -> tuple[float, float, float]:
+    """Seconds that this rank stands still for a checkpoint while it goes on with a step, up to the optimizer; seconds
+    by which that stretch takes longer than without a checkpoint; seconds that it takes without.
+    """
+    saver = _saver(folder)
+    bare_s = _timed(_learn)
+    _HERE["member"].step(0.0)
+    still_s = saver.snapshot_s
+
+    def save_and_learn() -> None:
+        _save(saver, images)
+        _learn()
+        saver.settle()
+
+    whole_s = _timed(save_and_learn)
+    still_s = saver.snapshot_s - still_s
+    _HERE["member"].step(0.0)
     if not saver.flush(600):
         raise RuntimeError("not committed")
-    return blocked_s, blocked_s + time.perf_counter() - started_s
+    return still_s, max(still_s, whole_s - bare_s), bare_s
+
+
+def _learn() -> None:
+    member = _HERE["member"]
+    x_BD = torch.ones(BATCH, _HERE["width"])
+    member.backward(member.engine("net", x_BD).square().mean(), last=True)
 
 
 def save_theirs(folder: Path, tag: str) -> float:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,8 @@ LIMIT_S = 1200.0
 class Times:
     """Of one round, in seconds."""
 
-    blocked_s: float
-    ours_s: float
+    ours: tuple[float, ...]
+    """What `save` gave, of the slower rank each."""
     theirs_s: float
     flushed_s: float
     """Theirs, until the disk has it as well, which a loss of power does not ask about."""
@@ -45,20 +45,22 @@ def ready(stage: int, *, tiny: bool) -> Iterator[tuple[Ranks, Path, int]]:
         yield ranks, Path(folder), parameters
 
 
-def save_in_turns(ranks: Ranks, folder: Path, *, num_rounds: int) -> list[Times]:
-    """One more round before them is not kept: both sides make their buffers in it."""
+def save_in_turns(
+    ranks: Ranks, folder: Path, save: Callable[[Path, int], tuple[float, ...]], *, num_rounds: int
+) -> list[Times]:
+    """`save`: ours, of `state`. One more round before them is not kept: both sides make their buffers in it."""
     ours, theirs = folder / "ours", folder / "theirs"
     ours.mkdir()
     rounds = []
     for number in range(num_rounds + 1):
         os.sync()
-        saved = ranks.run(state.save_ours, ours, number + 1, timeout_s=LIMIT_S)
+        saved = ranks.run(save, ours, number + 1, timeout_s=LIMIT_S)
         os.sync()
         other_s = ranks.run(state.save_theirs, theirs, f"round-{number}", timeout_s=LIMIT_S)
         written_s = time.perf_counter()
         os.sync()
         flushed_s = max(other_s) + time.perf_counter() - written_s
-        rounds.append(Times(max(s for s, _ in saved), max(s for _, s in saved), max(other_s), flushed_s))
+        rounds.append(Times(tuple(map(max, zip(*saved, strict=True))), max(other_s), flushed_s))
         shutil.rmtree(theirs)
         for path in sorted(ours.glob("images-*"))[:-1]:
             shutil.rmtree(path)
