@@ -70,9 +70,10 @@ class Patient:
     def __init__(self, job: JobSpec, nodes: Sequence[Node], stack: ExitStack) -> None:
         """Begins with all that a look takes time. `stack`: of what is to be removed again."""
         self.job, self.nodes = job, nodes
+        # first, for it imports transformers, which two threads cannot do at once
+        self._parameters = footprint.num_parameters(job)
         self._begun = {look: Asked({"": Here().call(look, job)}, limit_s) for look, limit_s in LOOKS.items()}
         self.places: list[Place] = [Seat.on(node, host_of(node)) for node in nodes] if nodes else [Here()]
-        self._parameters = footprint.num_parameters(job)
         self._folders = footprint.written_folders(job, self._parameters)
         self.facts, self._dumb = wait_all(on_all(self.places, machine.look, list(self._folders)), 2 * SLOW_START_S)
         able = {node.name for node in room.hosts(nodes, job)} if nodes else {""}

@@ -27,8 +27,8 @@ from tests.support.read_only_gateway import run_read_only_gateway
 from tests.support.shards import write_shards
 from tests.support.troubled_http import run_troubled_proxy
 
-DDPM = str(cli.ROOT / "jobs" / "smoke" / "ddpm.toml")
-DCGAN = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
+SMOKE = cli.ROOT / "jobs" / "smoke"
+DCGAN = str(SMOKE / "dcgan.toml")
 NOBODY = "http://127.0.0.1:1"
 CANARIES = {"AWS_SESSION_TOKEN": "canary0session0token", "MLFLOW_TRACKING_PASSWORD": "canary0tracking0password"}
 
@@ -58,13 +58,15 @@ def _credentials(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def words_of(folder: Path, **keys: object) -> list[str]:
-    """Overrides of a job file: one worker, nothing shared; `a__b` is the key a.b."""
+    """Overrides of a job file: one worker, nothing shared; `a__b` is the key a.b, None leaves the file's."""
     settings = {"run.folder": folder / "runs", "cluster.num_workers": 1, "data.heldout": "", "data.train": "*.tar"}
+    settings |= {"model.classes": []}
     settings |= {key.replace("__", "."): value for key, value in keys.items()}
-    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()]
+    given = {key: value for key, value in settings.items() if value is not None}
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in given.items()]
 
 
-def examined(folder: Path, *, job: str = DDPM, **keys: object) -> dict[str, Finding]:
+def examined(folder: Path, *, job: str = DCGAN, **keys: object) -> dict[str, Finding]:
     """What the doctor says of a small job, by check, in this process."""
     spoken: list[Finding] = []
     found = examine(load_job(job, words_of(folder, **keys), looks_at_data=False), spoken.append)
@@ -96,7 +98,7 @@ def test_where_all_is_well_each_line_says_so_and_nothing_is_left(
     keys = in_bucket(gateway, data__url=f"s3://{gateway.bucket}/data", data__s3__endpoint_url=gateway.endpoint_url)
     keys |= {"tracking__uri": mlflow_uri, "tracking__experiment": "doctored", "data__s3__addressing": "path"}
     words = [word for text in words_of(tmp_path, **keys, cluster__num_workers=2) for word in ("--set", text)]
-    done = cli.run("doctor", DDPM, *words, "--json", cwd=tmp_path)
+    done = cli.run("doctor", DCGAN, *words, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     facts = json.loads(done.stdout)
     findings = {entry["check"]: entry for entry in facts["checks"]}
@@ -170,7 +172,8 @@ def test_an_endpoint_that_hangs_keeps_nothing_else(tmp_path: Path, gateway: Gate
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     missing = tmp_path / "clip"
-    findings = examined(tmp_path, job=DDPM.replace("ddpm", "latent_diffusion"), model__text_encoder=missing)
+    keys = {"model__text_encoder": missing, "model__classes": None}
+    findings = examined(tmp_path, job=str(SMOKE / "latent_diffusion.toml"), **keys)
     assert findings["models"].text.startswith(f"no folder {missing} (model.text_encoder); copy it there, or name ")
     assert wrong(findings) >= {"models"}
 
@@ -226,7 +229,7 @@ def in_a_mount(prepare: str, folder: Path) -> subprocess.CompletedProcess[str]:
     if allowed.returncode:
         pytest.skip(f"no mount of its own: {allowed.stderr.strip()}")
     words = [word for text in words_of(folder) for word in ("--set", text)]
-    command = ["unshare", "--mount", "sh", "-c", f'{prepare}; exec "$@"', "sh", str(cli.PROGRAM), "doctor", DDPM]
+    command = ["unshare", "--mount", "sh", "-c", f'{prepare}; exec "$@"', "sh", str(cli.PROGRAM), "doctor", DCGAN]
     environment = {**os.environ, "TMPDIR": str(folder)}
     return subprocess.run(
         [*command, *words], env=environment, capture_output=True, text=True, timeout=cli.LONGEST_RUN_S, check=False
@@ -256,7 +259,7 @@ def test_a_disk_without_room_for_the_checkpoints() -> None:
         runs.mkdir()
         line = only_wrong(in_a_mount(f"mount -t tmpfs -o size=8m gen-dist-test {runs}", Path(folder)))
     assert line.split()[1] == "disk"
-    assert f"8 MiB free, 1.0 GiB wanted ({runs}/smoke-ddpm, {runs}/smoke-ddpm/checkpoints)" in line
+    assert f"8 MiB free, 1.0 GiB wanted ({runs}/smoke-dcgan, {runs}/smoke-dcgan/checkpoints)" in line
     assert "make room there, or name another run.folder or run.checkpoints" in line
 
 
@@ -274,14 +277,14 @@ def test_a_run_that_cannot_write_or_has_no_gpu_ends_before_ray_starts(
 ) -> None:
     if not shutil.which("nvidia-smi"):
         words = [word for text in words_of(tmp_path, cluster__use_gpu=True) for word in ("--set", text)]
-        refused = cli.run("train", DDPM, *words, cwd=tmp_path)
+        refused = cli.run("train", DCGAN, *words, cwd=tmp_path)
         assert refused.returncode == 2, refused.stdout + refused.stderr
         (line,) = refused.stderr.splitlines()
         assert "cluster.use_gpu=true: 1 worker(s) with a GPU each, and torch sees 0" in line
     with run_read_only_gateway(gateway, disk) as same:
         words = [word for text in words_of(tmp_path, **in_bucket(same)) for word in ("--set", text)]
-        refused = cli.run("train", DDPM, *words, cwd=tmp_path)
+        refused = cli.run("train", DCGAN, *words, cwd=tmp_path)
     assert refused.returncode == 2, refused.stdout + refused.stderr
     (line,) = refused.stderr.splitlines()
-    assert f"s3://{gateway.bucket}/checkpoints/smoke-ddpm/.probe-" in line
-    assert not (tmp_path / "runs" / "smoke-ddpm" / "ray").exists()
+    assert f"s3://{gateway.bucket}/checkpoints/smoke-dcgan/.probe-" in line
+    assert not (tmp_path / "runs" / "smoke-dcgan" / "ray").exists()

@@ -23,7 +23,7 @@ from tests.support.gateway import Gateway, run_gateway
 from tests.support.shards import write_shards
 from tests.support.troubled_http import run_troubled_proxy
 
-DDPM = str(cli.ROOT / "jobs" / "smoke" / "ddpm.toml")
+JOB = str(cli.ROOT / "jobs" / "smoke" / "dcgan.toml")
 NOBODY = "http://127.0.0.1:1"
 ELSEWHERE = "The cluster has its own keys and network"
 
@@ -54,6 +54,7 @@ def keys_of(gateway: Gateway, **more: object) -> list[str]:
     bucket = f"s3://{gateway.bucket}"
     keys: dict[str, object] = {"data__url": f"{bucket}/data", "data__train": "*.tar", "data__heldout": ""}
     keys |= {"run__checkpoints": f"{bucket}/runs", "cluster__num_workers": 1, "run__folder": "/mnt/shared/runs"}
+    keys |= {"model__classes": []}
     for part in ("data", "run", "registry"):
         keys |= {f"{part}__s3__endpoint_url": gateway.endpoint_url, f"{part}__s3__addressing": "path"}
     return [f"{key.replace('__', '.')}={value}" for key, value in {**keys, **more}.items()]
@@ -61,13 +62,13 @@ def keys_of(gateway: Gateway, **more: object) -> list[str]:
 
 def sent(gateway: Gateway, **more: object) -> JobSpec:
     """As `submit` loads it."""
-    return load_job(DDPM, keys_of(gateway, **more), away=True)
+    return load_job(JOB, keys_of(gateway, **more), away=True)
 
 
 def trained(gateway: Gateway, folder: Path, **more: object) -> tuple[int, str, str]:
     """Exit code, output and errors of `train`."""
     sets = [word for key in keys_of(gateway, run__folder=folder / "runs", **more) for word in ("--set", key)]
-    done = cli.run("train", DDPM, *sets, cwd=folder)
+    done = cli.run("train", JOB, *sets, cwd=folder)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -185,7 +186,7 @@ def test_a_run_whose_places_are_not_there_ends_before_ray_starts(
     assert code == 2, output + errors
     (line,) = errors.splitlines()
     assert [part for part in parts if part not in line] == []
-    assert not (tmp_path / "runs" / "smoke-ddpm" / "ray").exists()
+    assert not (tmp_path / "runs" / "smoke-dcgan" / "ray").exists()
 
 
 def test_a_run_with_a_wrong_key_ends_before_ray_starts(
@@ -198,7 +199,7 @@ def test_a_run_with_a_wrong_key_ends_before_ray_starts(
     assert "SignatureDoesNotMatch" in line
     assert "correct AWS_SECRET_ACCESS_KEY" in line
     assert "canary" not in output + errors
-    assert not (tmp_path / "runs" / "smoke-ddpm" / "ray").exists()
+    assert not (tmp_path / "runs" / "smoke-dcgan" / "ray").exists()
 
 
 def test_a_run_without_mlflow_and_without_a_place_for_models_is_warned_and_not_ended(
@@ -207,7 +208,7 @@ def test_a_run_without_mlflow_and_without_a_place_for_models_is_warned_and_not_e
     closed = tmp_path / "closed"
     closed.write_text("no folder")
     keys = {"tracking__uri": NOBODY, "registry__store": closed, "run__folder": tmp_path}
-    registry, mlflow = before_launch(load_job(DDPM, keys_of(gateway, **keys)))
+    registry, mlflow = before_launch(load_job(JOB, keys_of(gateway, **keys)))
     assert str(closed) in registry
     assert f"MLflow at {NOBODY}: no answer" in mlflow
     assert "check tracking.uri and that the server runs" in mlflow
@@ -225,7 +226,7 @@ def test_a_disk_without_room_is_told_with_what_wants_it(
     gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(footprint, "BYTES_PER_PARAMETER", 1 << 40)
-    (told,) = before_launch(load_job(DDPM, keys_of(gateway, run__folder=tmp_path, run__checkpoints="")))
+    (told,) = before_launch(load_job(JOB, keys_of(gateway, run__folder=tmp_path, run__checkpoints="")))
     assert told.startswith("disk: ")
-    assert f"wanted ({tmp_path}/smoke-ddpm, {tmp_path}/smoke-ddpm/checkpoints)" in told
+    assert f"wanted ({tmp_path}/smoke-dcgan, {tmp_path}/smoke-dcgan/checkpoints)" in told
     assert "make room there, or name another run.folder or run.checkpoints" in told

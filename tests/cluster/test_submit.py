@@ -43,12 +43,11 @@ CANARIES = {
 CODED = base64.b64encode(b"canary0user:canary0tracking0password")
 JOB = """
 name = "there"
-recipe = "ddpm"
+recipe = "dcgan"
 [model]
 image_px = 16
-channels = [16, 16]
-timesteps = 100
-sample_steps = 5
+latent_width = 16
+channels = 8
 [data]
 url = "embedded://emoji"
 train = "train-*.tar"

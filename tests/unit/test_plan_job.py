@@ -21,6 +21,7 @@ from gen_dist.plan.memory import Memory
 from gen_dist.plan.plan import Asked, Plan, make_plan
 from gen_dist.plan.trace import Model
 from gen_dist.recipes import catalog
+from tests.contract.cases import HEIRS
 from tests.support.text_models import write_clip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,10 @@ def test_every_recipe_of_the_catalog_is_planned_as_it_stands(recipe: str) -> Non
     )  # ZeRO 3 where a group allows it, and its highest where not
 
 
-@pytest.mark.parametrize("recipe", catalog.RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(recipe, marks=[pytest.mark.long] if recipe in HEIRS else []) for recipe in catalog.RECIPES],
+)
 def test_a_line_through_two_sizes_is_what_a_third_takes(recipe: str) -> None:
     model = model_of(recipe)
     line, counted = Growth(model).costs(20), model.costs(20)
