@@ -97,7 +97,11 @@ def resumed(job: JobSpec, stretches: Sequence[tuple[int, int]], *, steps: int) -
 
 @pytest.mark.parametrize(
     "stretches",
-    [[(2, 3), (12, 1), (3, 2), (1, 1)], [(1, 2), (6, 3), (4, 2)], [(3, 2), (12, 2), (4, 1), (2, 1)]],
+    [
+        [(2, 3), (12, 1), (3, 2), (1, 1)],
+        [(1, 2), (6, 3), (4, 2)],
+        pytest.param([(3, 2), (12, 2), (4, 1), (2, 1)], marks=pytest.mark.long),
+    ],
     ids=str,
 )
 def test_any_sequence_of_workers_gets_the_batches_of_one_through_a_rough_network(

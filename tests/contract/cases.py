@@ -64,10 +64,10 @@ def in_suite(recipe: str, stage: int) -> bool:
     return recipe in QUICK or (recipe == HARDEST and stage == HIGHEST_STAGE)
 
 
-def trained_at(*recipes: str) -> list[Any]:
-    """(recipe, stage): these recipes at every ZeRO stage as cases of a test that trains each."""
+def trained_at(*recipes: str, but: str = "") -> list[Any]:
+    """(recipe, stage): these recipes at every ZeRO stage as cases of a test that trains each. `but`: long throughout."""
     return [
-        pytest.param(recipe, stage, marks=[] if in_suite(recipe, stage) else [pytest.mark.long])
+        pytest.param(recipe, stage, marks=[] if in_suite(recipe, stage) and recipe != but else [pytest.mark.long])
         for recipe in recipes
         for stage in range(HIGHEST_STAGE + 1)
     ]

@@ -18,6 +18,7 @@ from tests.contract import plain
 from tests.contract.cases import (
     BF16_IMAGES,
     EPS,
+    HARDEST,
     HEIRS,
     HIGHEST_STAGE,
     QUICK,
@@ -97,7 +98,7 @@ def test_the_recipes_own_optimizer_is_the_one_that_steps(trainings: Trainings, r
     assert_equal_to(reference(recipe, eps=None), trained, FP32)
 
 
-@pytest.mark.parametrize(("recipe", "stage"), trained_at(*RECIPES))
+@pytest.mark.parametrize(("recipe", "stage"), trained_at(*RECIPES, but=HARDEST))
 def test_bf16_moves_all_weights_together_as_plain_bf16(trainings: Trainings, recipe: str, stage: int) -> None:
     changes = {"precision": "bf16", "total_images": BF16_IMAGES}
     wanted = reference(recipe, **changes)

@@ -122,7 +122,7 @@ def send(folder: Path, uri: str) -> Flusher:
     return flusher
 
 
-@pytest.mark.parametrize("trouble", ["refuse", "error", "slow"])
+@pytest.mark.parametrize("trouble", ["refuse", pytest.param("error", marks=pytest.mark.long), "slow"])
 def test_a_server_in_trouble_from_the_start_costs_a_warning_and_nothing_else(
     tmp_path: Path, client: MlflowClient, server: str, proxy: TroubledProxy, trouble: Trouble
 ) -> None:

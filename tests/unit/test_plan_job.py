@@ -90,6 +90,7 @@ def test_a_pretrained_model_that_is_not_here_is_planned_by_the_name_of_its_folde
     assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(said)]
 
 
+@pytest.mark.long
 def test_a_phase_of_full_precision_is_planned_in_fp32_where_training_computes_it_so() -> None:
     narrow = Model(job_of("gigagan", "train.precision=bf16"))
     found, wide = narrow.costs(4), model_of("gigagan").costs(4)

@@ -87,6 +87,7 @@ def steps_of(group: Group, clock: Clock, *, job: JobSpec, recipe: Recipe) -> np.
     return np.stack(steps)
 
 
+@pytest.mark.long
 def test_joins_and_losses_of_4096_workers_lose_and_double_none_of_1_000_000_shards(
     shards: np.ndarray, job: JobSpec
 ) -> None:
