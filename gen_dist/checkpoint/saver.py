@@ -140,9 +140,13 @@ class Saver:
             waited_s=self._waited_s,
         )
         self._waited_s = 0.0
-        self._copied.clear()
         self._flight = threading.Thread(target=self._fly, args=(save,), name="gen-dist-checkpoint", daemon=True)
-        self._flight.start()
+        self._copied.clear()
+        try:
+            self._flight.start()
+        except RuntimeError:  # no more threads
+            self._copied.set()
+            raise
         if isinstance(source, Live):  # the pieces must not change meanwhile
             self._hold(self._flight)
 
@@ -234,6 +238,7 @@ class Saver:
             self._miss(save, str(error))
         except Exception as error:
             log.exception("event=checkpoint_failed name=%s", save.name)
+            self._give_up(save, f"{type(error).__name__}: {error}")
             self._miss(save, f"{type(error).__name__}: {error}")
 
     def _finish(self, source: Source) -> None:

@@ -101,6 +101,7 @@ class Snapshot:
         with ExitStack() as stack:
             streams = [torch.cuda.Stream(device) for device in self._devices()]
             for stream in streams:
+                stack.enter_context(torch.cuda.device(stream.device))  # else the thread comes back to GPU 0, and stays
                 stack.enter_context(torch.cuda.stream(stream))
             self._copy(self._lasting)
             for stream in streams:

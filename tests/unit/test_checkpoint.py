@@ -161,17 +161,20 @@ def test_what_lasts_is_copied_beside_the_training_which_waits_before_it_changes(
     check_whole(newest(store))
 
 
-def test_a_copy_that_fails_holds_no_training_and_costs_the_checkpoint(store: LocalStore) -> None:
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_copy_that_fails_holds_no_training_and_costs_the_checkpoint(store: LocalStore, broken: int) -> None:
     events = Events()
 
     def fail(stage: str) -> None:
         if stage == "copy":
             raise RuntimeError("CUDA error")
 
-    saver = Saver(store, attempt=1, rank=0, world_size=1, on_event=events, at=fail)
-    saves.save([saver], 64)
-    saver.settle()
-    assert not saver.flush(300)
+    savers = [Saver(store, attempt=1, rank=rank, world_size=2, on_event=events) for rank in range(2)]
+    savers[broken] = Saver(store, attempt=1, rank=broken, world_size=2, on_event=events, at=fail)
+    saves.save(savers, 64)
+    for saver in savers:
+        saver.settle()
+    assert not savers[0].flush(30), "the leader is told, and does not wait for what never comes"
     assert "CUDA error" in events.of("checkpoint_missed")[0]["warning"]
     assert not candidates(store)
 
