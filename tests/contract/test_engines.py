@@ -19,7 +19,6 @@ from tests.contract.cases import (
     BF16_IMAGES,
     EPS,
     HARDEST,
-    HEIRS,
     HIGHEST_STAGE,
     QUICK,
     RECIPES,
@@ -112,7 +111,7 @@ def test_bf16_moves_all_weights_together_as_plain_bf16(trainings: Trainings, rec
 
 
 @pytest.mark.parametrize(
-    "recipe", [pytest.param(name, marks=[pytest.mark.long] if name in HEIRS else []) for name in RECIPES]
+    "recipe", [pytest.param(name, marks=[] if name in (*QUICK, HARDEST) else [pytest.mark.long]) for name in RECIPES]
 )
 def test_the_comparison_covers_every_group_and_would_see_a_fault(recipe: str) -> None:
     right = reference(recipe)

@@ -125,7 +125,8 @@ def game(recipe: str, *, again: bool) -> Case:
     )
 
 
-@pytest.mark.parametrize("recipe", ["gigagan", pytest.param("gigagan_upsampler", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("recipe", ["gigagan", "gigagan_upsampler"])
 def test_both_players_learn_in_bf16_what_they_learn_from_activations_that_are_kept(single: Ranks, recipe: str) -> None:
     (kept,), (again,) = (single.run(distributed.train, game(recipe, again=again)) for again in (False, True))
     start = plain.train(game(recipe, again=True)).start

@@ -80,7 +80,7 @@ ACTIVATIONS = [
         pytest.param(name, "fp32", marks=[pytest.mark.long] if name in (*HEIRS, HARDEST) else [])
         for name in catalog.RECIPES
     ),
-    (HARDEST, "bf16"),
+    pytest.param(HARDEST, "bf16", marks=pytest.mark.long),
 ]
 
 

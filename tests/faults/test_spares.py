@@ -55,6 +55,7 @@ assert [pid] == waiting and warm and not left, (pid, waiting, warm, left)
 """
 
 
+@pytest.mark.long
 def test_the_next_worker_is_a_process_that_has_imported_all(tmp_path: Path) -> None:
     """One spare for one worker, however often it is asked for, and the raylet hands it out."""
     program = [sys.executable, "-c", ON_RAY.format(job=str(DCGAN))]

@@ -185,6 +185,7 @@ def test_a_flusher_that_dies_is_started_again(tmp_path: Path, client: MlflowClie
     life.check(client)
 
 
+@pytest.mark.long
 def test_a_flusher_that_cannot_be_started_is_started_later(
     tmp_path: Path, client: MlflowClient, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

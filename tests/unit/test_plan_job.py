@@ -75,6 +75,7 @@ def test_a_line_through_two_sizes_is_what_a_third_takes(recipe: str) -> None:
         assert line[name].flops == pytest.approx(cost.flops, rel=0.01)
 
 
+@pytest.mark.long
 def test_a_pretrained_model_that_is_not_here_is_planned_by_the_name_of_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
