@@ -20,8 +20,8 @@ from tests.support.cli import ROOT
 from tests.support.text_models import write_clip
 
 CAPTIONS = ["red", "blue"]
-SIZES = {"base-64": (64, 1.04e9), "upsampler-256": (256, 0.59e9), "upsampler-512": (512, 0.59e9)}
-"""Job -> pixels, trained parameters."""
+SIZES = {"base-64": (64, 1.04e9), "upsampler-256": (256, 0.59e9)}
+"""Job -> pixels, trained parameters. Some minutes each; at 512 px, which has one level more, it would be hours."""
 
 
 def learn(recipe: Any, nets: dict[str, nn.Module], side_px: int) -> dict[str, float]:
@@ -48,7 +48,7 @@ def test_every_phase_learns_at_the_papers_widths(name: str, tmp_path: Path) -> N
     side_px, parameters = SIZES[name]
     clip = write_clip(tmp_path, weights=True)
     keys = {"text_encoder": clip["clip-vit-l-14-text"], "clip": clip["clip-vit-b-32"]}
-    keys |= {"vision": clip["clip-vit-b-32"]} if name == "base-64" else {"lpips": "", "lpips_weight": 0}
+    keys |= {"vision": clip["clip-vit-b-32"]} if name == "base-64" else {"lpips": ""}
     words = [f"model.{key}={value}" for key, value in keys.items()]
     job = load_job(ROOT / "jobs" / "gigagan" / f"{name}.toml", words, looks_at_data=False)
     torch.manual_seed(0)
@@ -63,4 +63,3 @@ def test_every_phase_learns_at_the_papers_widths(name: str, tmp_path: Path) -> N
     ]
     assert not unreached, unreached[:5]
     assert all(torch.isfinite(value.grad).all() for made in nets.values() for value in made.parameters())
-    print(name, losses)
