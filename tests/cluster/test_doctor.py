@@ -272,6 +272,7 @@ def test_a_clock_that_is_not_that_of_the_store(tmp_path: Path, gateway: Gateway)
     assert findings["clock"].measured["store_ahead_s"] == pytest.approx(1200.0, abs=60.0)
 
 
+@pytest.mark.long
 def test_a_run_that_cannot_write_or_has_no_gpu_ends_before_ray_starts(
     tmp_path: Path, gateway: Gateway, disk: Path
 ) -> None:

@@ -277,6 +277,7 @@ def test_a_job_with_secrets_is_not_sent(laptop: Laptop) -> None:
     assert not [row for row in laptop.report("jobs", *at) if row["run"] == "leak"]
 
 
+@pytest.mark.long
 def test_a_job_whose_bucket_or_shards_are_not_there_is_not_sent_and_what_a_run_survives_is_noted(
     laptop: Laptop, tmp_path: Path
 ) -> None:

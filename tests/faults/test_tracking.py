@@ -243,6 +243,7 @@ assert 0 < left < total, (left, total)  # some of it was noted before the kills,
 """
 
 
+@pytest.mark.long
 def test_a_flusher_killed_six_times_loses_and_repeats_nothing(
     tmp_path: Path, client: MlflowClient, server: str
 ) -> None:

@@ -21,7 +21,7 @@ from gen_dist.plan.memory import Memory
 from gen_dist.plan.plan import Asked, Plan, make_plan
 from gen_dist.plan.trace import Model
 from gen_dist.recipes import catalog
-from tests.contract.cases import HEIRS
+from tests.contract.cases import HARDEST, HEIRS
 from tests.support.text_models import write_clip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,7 @@ def plan_of(recipe: str, **asked: object) -> Plan:
 
 @pytest.mark.parametrize(
     "recipe",
-    [pytest.param(name, marks=[pytest.mark.long] if name == "gigagan_upsampler" else []) for name in catalog.RECIPES],
+    [pytest.param(name, marks=[pytest.mark.long] if name in (*HEIRS, HARDEST) else []) for name in catalog.RECIPES],
 )
 def test_every_recipe_of_the_catalog_is_planned_as_it_stands(recipe: str) -> None:
     plan = plan_of(recipe, price_per_gpu_hour=3.0)

@@ -18,6 +18,7 @@ from gen_dist.registry.export import export
 from gen_dist.sample.model import Model
 from gen_dist.sample.source import Exported, SourceError
 from gen_dist.sample.trained import Trained
+from tests.contract.cases import HEIRS
 from tests.support.models import write_model
 
 SMALL = {
@@ -126,7 +127,10 @@ def test_an_export_is_exported_again(source: Trained, tmp_path: Path) -> None:
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("recipe", sorted(catalog.RECIPES))
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(name, marks=[pytest.mark.long] if name in HEIRS else []) for name in sorted(catalog.RECIPES)],
+)
 def test_the_code_that_travels_imports_nothing_that_stayed(recipe: str, tmp_path: Path) -> None:
     package = copy_drawing_code(recipe, tmp_path)
     modules = [name for name in drawing_modules(recipe) if name != "gen_dist"]
