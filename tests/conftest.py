@@ -9,6 +9,10 @@ import signal
 import pytest
 from hypothesis import settings
 
+from gen_dist.collector import collect_rarely
+
+collect_rarely()
+
 # A shared machine stands still now and then: no claim is about the time of one example.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")

@@ -16,6 +16,7 @@ from gen_dist.cli.json_report import print_report
 from gen_dist.cli.models import app as models_app
 from gen_dist.cli.plan import plan
 from gen_dist.cli.submit import listed, logs, resume, stop, submit
+from gen_dist.collector import collect_rarely
 from gen_dist.registry.secrets import without_secrets
 
 app = typer.Typer(
@@ -254,6 +255,7 @@ app.command()(resume)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; 0, or 2 for what the person can mend: told in one line each, or as {"error": [...]}."""
+    collect_rarely()
     _print_any_text()
     typed = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in typed if word != "--debug"] or ["--help"]  # --debug is accepted behind the verb too

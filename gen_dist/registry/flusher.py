@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from gen_dist.collector import collect_rarely
 from gen_dist.registry.cursor import Cursor, only_sender
 from gen_dist.registry.history import History
 from gen_dist.registry.record import Note, Record, RunGoneError
@@ -212,6 +213,7 @@ def _mlflow(run_folder: Path, tracking_uri: str, cursor: Cursor, origin: str) ->
 
 def main(run_folder: Path) -> int:
     """The process beside a run."""
+    collect_rarely()
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray stops a job by one to all below its driver, which says when
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICENESS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import importlib
 import logging
 import os
@@ -15,6 +14,7 @@ from types import ModuleType
 
 import torch
 
+from gen_dist.collector import collect_as_usual
 from gen_dist.job.spec import JobSpec
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's <malloc.h>
@@ -36,7 +36,7 @@ def prepare(job: JobSpec) -> torch.device:
     deepspeed.init_distributed(
         dist_backend="nccl" if job.cluster.use_gpu else "gloo", auto_mpi_discovery=False, verbose=False
     )
-    freeze_imports()
+    collect_as_usual()
     if not job.cluster.use_gpu:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -74,12 +74,6 @@ def keep_memory() -> None:
         return
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def freeze_imports() -> None:
-    """Spare the collector of garbage what is there for good: half a million objects of imports, walked ever again."""
-    gc.collect()
-    gc.freeze()
 
 
 def _quiet() -> None:

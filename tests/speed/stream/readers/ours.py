@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import boto3  # noqa: F401  not imported on the clock
 
+from gen_dist.collector import collect_as_usual
 from gen_dist.data.source import find_data, open_stream
 from gen_dist.job.spec import DataSpec, S3Spec
-from gen_dist.train.process import freeze_imports, keep_memory
+from gen_dist.train.process import keep_memory
 from tests.speed.stream.epoch import Batch
 from tests.speed.stream.task import BATCH_SAMPLES, IMAGE_PX, LATENT_SHAPE, TEXT_SHAPE, Task
 
@@ -42,7 +43,7 @@ def ready(task: Task) -> Callable[[], Iterator[Batch]]:
 def prepared(task: Task, spec: DataSpec) -> Callable[[], Iterator[Batch]]:
     """What reads the shards of `spec`."""
     keep_memory()
-    freeze_imports()
+    collect_as_usual()
 
     def read() -> Iterator[Batch]:
         data = find_data(spec)
