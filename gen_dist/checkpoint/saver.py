@@ -238,8 +238,9 @@ class Saver:
             self._miss(save, str(error))
         except Exception as error:
             log.exception("event=checkpoint_failed name=%s", save.name)
-            self._give_up(save, f"{type(error).__name__}: {error}")
-            self._miss(save, f"{type(error).__name__}: {error}")
+            why = f"{type(error).__name__}: {error}"
+            self._give_up(save, why)
+            self._miss(save, why)
 
     def _finish(self, source: Source) -> None:
         try:

@@ -344,4 +344,5 @@ def test_trouble_on_the_way_to_a_cluster_is_one_line(laptop: Laptop, tmp_path: P
     assert "no token: RAY_AUTH_TOKEN_PATH is set but file cannot be opened" in line
     line = laptop.refused("jobs", "--cluster", url, env={"RAY_AUTH_MODE": "disabled"})
     assert "the cluster wants a token, and there is none here" in line
-    assert "none-7: no such job at" in laptop.refused("stop", "none-7", "--cluster", url)
+    for verb in ("logs", "stop", "resume"):
+        assert "none-7: no such job at" in laptop.refused(verb, "none-7", "--cluster", url)

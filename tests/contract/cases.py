@@ -65,7 +65,10 @@ def in_suite(recipe: str, stage: int) -> bool:
 
 
 def trained_at(*recipes: str, but: str = "") -> list[Any]:
-    """(recipe, stage): these recipes at every ZeRO stage as cases of a test that trains each. `but`: long at all."""
+    """(recipe, stage): these recipes at every ZeRO stage as cases of a test that trains each.
+
+    `but`: one of them that is long at every stage here.
+    """
     return [
         pytest.param(recipe, stage, marks=[] if in_suite(recipe, stage) and recipe != but else [pytest.mark.long])
         for recipe in recipes

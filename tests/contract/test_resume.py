@@ -38,6 +38,13 @@ def checkpoints(folder: Path) -> list[Checkpoint]:
     return [open_checkpoint(store, name) for name in reversed(candidates(store))]
 
 
+def differing(found: Checkpoint, wanted: Checkpoint) -> list[str]:
+    """What is not the same in both, bit for bit; the first of it."""
+    keys = wanted.keys()
+    assert found.keys() == keys
+    return [key for key in keys if not torch.equal(found.tensor(key), wanted.tensor(key))][:5]
+
+
 def first_and_last(folder: Path) -> tuple[Checkpoint, Checkpoint]:
     found = checkpoints(folder)
     assert CHECKPOINT_IMAGES <= found[0].manifest.images < found[-1].manifest.images
@@ -69,9 +76,7 @@ def test_a_resumed_run_has_every_bit_of_an_uninterrupted_one(
     curve = losses(again[0])
     assert curve == losses(whole.results[0])[-len(curve) :]
     resumed = checkpoints(tmp_path)[-1]
-    assert resumed.keys() == end.keys()
-    differing = [key for key in end.keys() if not torch.equal(resumed.tensor(key), end.tensor(key))]  # noqa: SIM118
-    assert not differing, differing[:5]
+    assert not differing(resumed, end)
     then, now = end.manifest, resumed.manifest
     assert (then.images, then.step) == (now.images, now.step)
     assert then.facts["group_steps"] == now.facts["group_steps"]
@@ -96,8 +101,7 @@ def test_a_copy_beside_the_next_step_is_of_before_it(
     found, wanted = checkpoints(tmp_path), checkpoints(quick.folder)
     assert [one.name.partition(".")[0] for one in found] == [one.name.partition(".")[0] for one in wanted]
     for one, other in zip(found, wanted, strict=True):
-        differing = [key for key in other.keys() if not torch.equal(one.tensor(key), other.tensor(key))]  # noqa: SIM118
-        assert not differing, (other.name, differing[:5])
+        assert not differing(one, other), other.name
 
 
 @pytest.mark.parametrize(
