@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -24,21 +23,24 @@ def test_of_six_promotions_one_wins_and_no_entry_is_lost(
 ) -> None:
     proxy.conditional = conditional
     assert bucket.enforces_conditions() == conditional
-    all_have_read = threading.Barrier(len(RACERS))
+    racers = {version: Ledger(bucket, "small", settle_s=1.0) for version in RACERS}
 
-    def publish_and_promote(version: str) -> str:
-        its = Ledger(bucket, "small", settle_s=1.0)
-        its.update(lambda state: aliases.published(state, version, act=ACT))
-        all_have_read.wait(300)
+    def publish(version: str) -> None:
+        racers[version].update(lambda state: aliases.published(state, version, act=ACT))
+
+    def promote(version: str) -> str:
         try:
-            return its.update(
-                lambda state: aliases.promoted(state, version, alias="champion", seen="", act=ACT)
-            ).champion
+            return (
+                racers[version]
+                .update(lambda state: aliases.promoted(state, version, alias="champion", seen="", act=ACT))
+                .champion
+            )
         except RegistryError as error:
             return str(error)
 
     with ThreadPoolExecutor(len(RACERS)) as pool:
-        ends = dict(zip(RACERS, pool.map(publish_and_promote, RACERS), strict=True))
+        list(pool.map(publish, RACERS))
+        ends = dict(zip(RACERS, pool.map(promote, RACERS), strict=True))
     state: State = Ledger(bucket, "small").read()
     assert [version for version, end in ends.items() if end == version] == [state.champion]
     lost = f"small: version {state.champion} became champion meanwhile"

@@ -7,6 +7,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -259,6 +260,26 @@ def test_where_conditions_are_ignored_one_of_two_promotions_wins_and_the_other_i
     assert ends[0] == winner.champion
     assert ends[1].startswith(f"small: version {winner.champion} became champion meanwhile")
     assert [entry["action"] for entry in winner.audit] == [*["publish"] * 3, "promote", "promote"]
+
+
+class Torn(LocalStore):
+    """Answers a read with a part of the object, as often as `times` says: it was being written over."""
+
+    def __init__(self, folder: Path, times: int) -> None:
+        super().__init__(folder)
+        self.times = times
+
+    def read(self, name: str, *args: Any, **kwargs: Any) -> bytes:
+        self.times -= 1
+        data = super().read(name, *args, **kwargs)
+        return data[: len(data) // 2] if self.times >= 0 else data
+
+
+def test_an_answer_torn_by_another_write_is_asked_for_again(tmp_path: Path) -> None:
+    ledger(tmp_path).update(lambda state: published(2))
+    its = Ledger(Torn(tmp_path, times=2), "small")
+    its.update(lambda state: aliases.published(state, "3", act=ACT))
+    assert [entry["version"] for entry in ledger(tmp_path).read().audit] == ["1", "2", "3"]
 
 
 class Full(LocalStore):
