@@ -238,9 +238,7 @@ class Saver:
             self._miss(save, str(error))
         except Exception as error:
             log.exception("event=checkpoint_failed name=%s", save.name)
-            why = f"{type(error).__name__}: {error}"
-            self._give_up(save, why)
-            self._miss(save, why)
+            self._miss(save, f"{type(error).__name__}: {error}")
 
     def _finish(self, source: Source) -> None:
         try:
@@ -251,24 +249,20 @@ class Saver:
 
     def _write(self, save: _Save) -> None:
         files = FileWriter(self._store, save.name, save.source)
-        try:
-            part = self._trying(lambda: files.write(self._at), save.deadline_s)
-        except StoreError as error:
-            self._give_up(save, str(error))
-            raise
+        part = self._trying(lambda: files.write(self._at), save.deadline_s)
         self._at("done")
         done = Done(self._rank, save.number, part).to_bytes()
         self._trying(lambda: self._store.write(save.name.done(self._rank), done), save.deadline_s)
 
     def _give_up(self, save: _Save, why: str) -> None:
-        """Tells the leader, so that it does not wait for us."""
+        """Tells the leader, so that it does not wait for us; through more trouble of the store, if need be."""
         if self._rank > 0:
+            self._at("give up")
+            done = Done(self._rank, save.number, Part(), error=why).to_bytes()
             try:
-                self._store.write(
-                    save.name.done(self._rank), Done(self._rank, save.number, Part(), error=why).to_bytes()
-                )
-            except StoreError:
-                log.warning("event=checkpoint_failed rank=%d name=%s reason='%s'", self._rank, save.name, why)
+                self._trying(lambda: self._store.write(save.name.done(self._rank), done), save.deadline_s)
+            except StoreError as error:
+                log.warning("event=checkpoint_failed rank=%d name=%s reason='%s'", self._rank, save.name, error)
 
     def _commit(self, save: _Save) -> None:
         commit = Commit(
@@ -329,6 +323,7 @@ class Saver:
             newest = self.committed or "none"
             warning = f"{number} checkpoints were not committed, the newest is {newest}; mend the store: {why}"
             self._tell("checkpoint_alarm", **facts, warning=warning)
+        self._give_up(save, why)
         self._clear(save.name.images)
 
     def _clear(self, images: int) -> None:

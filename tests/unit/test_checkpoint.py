@@ -234,17 +234,27 @@ def test_trouble_that_passes_only_delays_a_commit(store: LocalStore) -> None:
     check_whole(newest(store))
 
 
-def test_the_leader_gives_up_as_soon_as_a_worker_does_and_says_which(store: LocalStore) -> None:
+@pytest.mark.parametrize(
+    ("stage", "in_the_way"),
+    [("file", "rank00001.safetensors"), ("done", "done/rank00001.json")],
+    ids=["its files cannot be written", "its word that they are cannot"],
+)
+def test_the_leader_gives_up_as_soon_as_a_worker_does_and_says_which(
+    store: LocalStore, stage: str, in_the_way: str
+) -> None:
     events = Events()
-    savers = group(store, attempt=1, on_event=events, patience_s=1.0)
+    savers = group(store, attempt=1, on_event=events)
+    obstacle = Path(store.url) / "images-000000000064.a000001" / in_the_way
 
-    def clog(stage: str) -> None:
-        if stage == "file":
-            (Path(store.url) / "images-000000000064.a000001/rank00001.safetensors").mkdir(parents=True, exist_ok=True)
+    def clog(now: str) -> None:
+        if now == stage:
+            obstacle.mkdir(parents=True, exist_ok=True)
+        elif now == "give up":
+            obstacle.rmdir()
 
     savers[1] = Saver(store, attempt=1, rank=1, world_size=2, patience_s=1.0, at=clog)
     saves.save(savers, 64)
-    assert [saver.flush(300) for saver in savers] == [False, False]
+    assert [saver.flush(60) for saver in savers] == [False, False]
     assert "worker 1: " in events.of("checkpoint_missed")[0]["warning"]
     assert candidates(store) == []
 
