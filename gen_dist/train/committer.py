@@ -24,6 +24,8 @@ from gen_dist.train.recovery import warn_with
 from gen_dist.train.report import Report
 from gen_dist.train.watchdog import Unwatched, Watchdog
 
+LAST_SAVE_S = 10.0
+
 
 class Committer:
     """Every worker has one and calls it at the same points of the run."""
@@ -103,11 +105,14 @@ class Committer:
 
     @contextmanager
     def seen_through(self) -> Iterator[None]:
-        """Within, training goes on; at its end, also by an error that no restart mends, what was begun is committed."""
+        """Within, training goes on; at its end, also by an error, what was begun is committed.
+
+        Where a restart may mend the error, that gets little time: a worker that is gone will not write its part.
+        """
         try:
             yield
-        except GenDistError:
-            self._saver.flush()  # not together: the others may not be here
+        except Exception as error:  # not together: the others may not be here
+            self._saver.flush(None if isinstance(error, GenDistError) else LAST_SAVE_S)
             raise
         self.finish()
 
