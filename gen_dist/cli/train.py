@@ -11,6 +11,7 @@ from rich.console import Console
 
 from gen_dist.cli.program import typed
 from gen_dist.cli.progress import View, seconds, summary
+from gen_dist.cli.screen import screen
 from gen_dist.job import arithmetic
 from gen_dist.job.settings import enlarges, settings_of
 from gen_dist.job.spec import JobSpec
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def run(job: JobSpec, *, command: str, as_json: bool, fresh: bool = False) -> dict[str, Any]:
     """Train; with `as_json` all that a person would read goes to standard error. Returns the report."""
-    console = Console(file=sys.stderr if as_json else sys.stdout)
+    console = screen(sys.stderr if as_json else sys.stdout)
     started_s = time.monotonic()
     console.print(f"{'run':<10} {job.name}: {job.recipe} in {arithmetic.run_folder(job)}", highlight=False)
     with View(console, total_images=arithmetic.images_at_end(job)) as view:

@@ -7,11 +7,13 @@ known, and is passed over. What has been written is never changed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import threading
+import uuid
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ SEGMENT_BYTES = 8 * 2**20  # of one file: what is uploaded again at a checkpoint
 MOST_WAITING_LINES = 10_000  # kept in memory while the disk is full
 READ_BYTES = 1 << 20
 CONTINUED = "continued"
+ID = "id"
 _SEGMENT = re.compile(r"\d{6}\.jsonl")
 _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 _SEAL_BYTES = 20
@@ -246,6 +249,31 @@ class WalReader:
                     self.num_torn, torn = self.num_torn + torn, 0
                     yield Entry(path.name, start, end, event)
                 start = end
+
+
+def log_id(folder: Path) -> str:
+    """What tells the log in `folder` from any other, wherever that folder is mounted. Made by the first who asks.
+
+    Empty where nothing can be written.
+    """
+    mine, made = folder / f".id-{uuid.uuid4().hex}", folder / ID
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        mine.write_text(uuid.uuid4().hex)
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, made)  # there whole, or not yet
+        mine.unlink()
+    except OSError:
+        mine.unlink(missing_ok=True)
+    return known_log_id(folder)
+
+
+def known_log_id(folder: Path) -> str:
+    """As `log_id`; empty where nobody has asked yet."""
+    try:
+        return (folder / ID).read_text()
+    except OSError:
+        return ""
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:

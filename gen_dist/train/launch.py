@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from unittest import mock
 
 import ray
 import ray._private.node
+import ray._private.services
 import ray._private.utils
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -27,6 +29,7 @@ from gen_dist.data.source import Data
 from gen_dist.job import arithmetic
 from gen_dist.job.load import resolve
 from gen_dist.job.spec import JobSpec
+from gen_dist.registry.wal import WAL, log_id
 from gen_dist.train import ray_settings, spares
 from gen_dist.train.capacity import Capacity, without_gpus
 from gen_dist.train.controller import Announcer, SaveBeforeResize
@@ -38,6 +41,7 @@ from gen_dist.train.report import Event
 from gen_dist.train.worker import Assignment, train_worker
 
 POLL_S = 0.2
+SAME_SIGNAL_S = 0.5  # within it a second one is the first: `timeout` sends it to the process and to its group
 LOCAL_STARTS, BUSY = 3, "timed out during startup"  # in what Ray says of a node whose agent was too slow
 IDLE_END_S = 10.0  # for a group that has saved to end; a run that was stopped waits for no new one
 AGAIN = "run the same command again to go on from the newest checkpoint"
@@ -65,7 +69,9 @@ def launch(
             max_rollbacks=job.train.nonfinite.max_skips,
             silent_after_s=job.run.hang_after_s,
         )
-        assignment = Assignment(job=resolve(job), run_folder=folder, train=train, heldout=heldout, hub=hub)
+        assignment = Assignment(
+            job=resolve(job), run_folder=folder, train=train, heldout=heldout, hub=hub, log_id=log_id(folder / WAL)
+        )
         try:
             signalled = _fit(job, assignment, watch)
             error = ray.get(hub.failure.remote())
@@ -101,7 +107,11 @@ def ray_for(job: JobSpec) -> Iterator[None]:
         # "local" says that a cluster which happens to stand on this machine is not meant
         start = partial(ray.init, "local", num_cpus=cpus, include_dashboard=False, object_store_memory=store_bytes)
         try:
-            with mock.patch.object(ray._private.node, "Node", LocalNode), _without_dashboard():
+            with (
+                mock.patch.object(ray._private.node, "Node", LocalNode),
+                _without_dashboard(),
+                _in_own_groups(),
+            ):
                 patiently(partial(start, **quiet))
         except Exception as error:
             raise ClusterError(
@@ -135,6 +145,21 @@ def _without_dashboard() -> contextlib.AbstractContextManager[object]:
     """
     absent = ImportError("a local Ray has no dashboard")
     return mock.patch.object(ray._private.utils, "get_dashboard_dependency_error", return_value=absent)
+
+
+@contextlib.contextmanager
+def _in_own_groups() -> Iterator[None]:
+    """Within, Ray's processes start in process groups of their own.
+
+    What ends a run often signals its whole group (`timeout`, systemd, a scheduler): Ray must outlive that signal until
+    the workers have saved. It ends with this process all the same (PR_SET_PDEATHSIG), which only Linux has.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    popen = partial(ray._private.services.ConsolePopen, process_group=0)
+    with mock.patch.object(ray._private.services, "ConsolePopen", popen):
+        yield
 
 
 class LocalNode(ray._private.node.Node):
@@ -268,13 +293,18 @@ def _last_line(error: BaseException) -> str:
 def _stop_on_signals(hub: Any, watch: Callable[[Event], None]) -> Iterator[list[int]]:
     """Ctrl-C and SIGTERM ask the workers to save and end, a second one ends at once. Gives the signals that came."""
     asked: list[int] = []
+    asked_s = 0.0
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def on_signal(number: int, _: object) -> None:
-        if asked:
+        nonlocal asked_s
+        if asked and time.monotonic() > asked_s + SAME_SIGNAL_S:
             raise KeyboardInterrupt
+        if asked:
+            return
+        asked_s = time.monotonic()
         asked.append(number)
         hub.stop.remote()
         watch({"kind": "stopping", "signal": signal.Signals(number).name})

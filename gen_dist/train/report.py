@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from gen_dist.registry.wal import SYNCED, Event, WalWriter
+from gen_dist.registry.wal import SYNCED, Event, WalWriter, known_log_id
 
 __all__ = ["Event", "Report", "Reporter", "silent"]
 
@@ -35,8 +35,10 @@ class Reporter:
     covers are kept. Several threads may speak.
     """
 
-    def __init__(self, folder: Path, hand_on: Callable[[Event], None]) -> None:
+    def __init__(self, folder: Path, hand_on: Callable[[Event], None], *, heard_in: str = "") -> None:
+        """`heard_in`: the id of the log of whoever listens, who keeps the lines where it is another than this one."""
         self._log = WalWriter(folder)
+        self._is_shared = heard_in in ("", known_log_id(folder))
         self._hand_on = hand_on
         self._lock = threading.Lock()
         self._progress_s = 0.0
@@ -68,7 +70,8 @@ class Reporter:
         if event["kind"] == "metrics" and self._log.num_dropped:
             event = {**event, "metrics": {**event["metrics"], "tracking/dropped_lines": float(self._log.num_dropped)}}
         if self._log.append(event, sync=event["kind"] in SYNCED):
-            return {**event, "wal": self._log.name, "wal_bytes": self._log.end_bytes}
+            kept = {"wal": self._log.name, "wal_bytes": self._log.end_bytes}
+            return {**event, **(kept if self._is_shared else {"wal": ""})}
         return {**event, "log_trouble": self._log.trouble, "dropped_lines": self._log.num_dropped}
 
 

@@ -50,10 +50,12 @@ class Assignment:
     job: dict[str, Any]
     """The resolved job."""
     run_folder: Path
-    """Absolute; seen by every worker."""
+    """Absolute; of each machine's own where it is not shared."""
     train: Data | Unindexed
     heldout: Data | Unindexed | None
     hub: Any
+    log_id: str
+    """Of the run's log as the driver sees it."""
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -79,7 +81,7 @@ def _train(assignment: Assignment, job: JobSpec, member: Member) -> None:
     team = Team(device)
     report: Report = silent
     if team.leads:
-        report = Reporter(assignment.run_folder / WAL, assignment.hub.put.remote)
+        report = Reporter(assignment.run_folder / WAL, assignment.hub.put.remote, heard_in=assignment.log_id)
     resume = member.enter(team, recovery.begin(_patient_store(job), team=team, report=report))
     if resume is None:
         return

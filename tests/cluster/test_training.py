@@ -209,6 +209,7 @@ def test_a_killed_worker_is_replaced_and_sigterm_saves_and_no_tracker_costs_a_wa
     assert starts[1] >= 320, "more than one interval of 160 images lost"
     running.wait_for_images(events, starts[1] + 320)
     running.signal(signal.SIGTERM)
+    os.killpg(running.process.pid, signal.SIGTERM)  # as `timeout` and schedulers do: the process, then its group
     code, output = running.end()
     assert code == 128 + signal.SIGTERM, output
     assert "resume" in output

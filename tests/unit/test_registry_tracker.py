@@ -18,7 +18,8 @@ from gen_dist.registry.errors import RegistryError
 from gen_dist.registry.flusher import LEFT_OVER, Control, Flusher, serve
 from gen_dist.registry.record import Note, RunGoneError
 from gen_dist.registry.tracker import Tracker
-from gen_dist.registry.wal import WAL, WalWriter, read_events
+from gen_dist.registry.wal import WAL, WalWriter, log_id, read_events
+from gen_dist.train.report import Reporter
 
 JOB = JobSpec.model_validate(
     {"name": "demo", "recipe": "latent_diffusion", "data": {"url": "embedded://emoji"}, "train": {"total_images": 64}}
@@ -236,6 +237,26 @@ def test_what_nobody_reads_later_is_not_in_the_log_and_a_worker_s_line_is_there_
     assert (events[0]["data_digest"], events[0]["facts"]) == ("d", {"num_samples": 3})
     assert its.news() == ["full; training goes on, make room there before lines of the log are lost"]
     assert its.news() == []
+
+
+def test_the_lines_of_a_worker_that_does_not_share_the_folder_are_kept_by_the_driver(tmp_path: Path) -> None:
+    """Their files have the same names there as the driver's own here."""
+    here, there = tmp_path / "driver", tmp_path / "worker"
+    its = Tracker(JOB, run_folder=here, facts={})
+    its.begin()
+    heard_in = log_id(here / WAL)
+    assert heard_in
+    assert heard_in == log_id(here / WAL)
+    for folder in (there, here):
+        says = Reporter(folder / WAL, its.handle, heard_in=heard_in)
+        for kind in ("start", "checkpoint"):
+            says(kind, attempt=1, images=64, where=folder.name)
+        says.close()
+    its.finish("KILLED", 1.0)
+    kept = [(event["kind"], event.get("where")) for event in read_events(here / WAL)]
+    lines = [("start", "driver"), ("checkpoint", "driver"), ("start", "worker"), ("checkpoint", "worker")]
+    assert sorted(kept) == sorted([("job", None), *lines, ("status", None)])
+    assert len(read_events(there / WAL)) == 2
 
 
 def test_an_address_that_makes_no_sense_is_one_line_of_trouble(tmp_path: Path) -> None:
